@@ -1,0 +1,1 @@
+//! Proof that a manifest stays in bounds.

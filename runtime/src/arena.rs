@@ -1,0 +1,61 @@
+//! The arena: one zeroed, page-aligned block that holds every value, scratch area and cache of a running bundle.
+//!
+//! Drivers address it through raw pointers, because steps of several threads and devices write disjoint parts of it
+//! at once; which parts is proven when the bundle is checked.
+
+use std::ptr::NonNull;
+
+/// A block of zeroed memory, shared by all drivers.
+pub struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the arena is plain memory; who may write where is decided by the checked programs, see the module docs.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Reserves `bytes` of zeroed memory; pages are taken from the system when first touched.
+    ///
+    /// # Errors
+    /// When the system refuses the reservation.
+    pub fn new(bytes: usize) -> std::io::Result<Self> {
+        let len = bytes.max(1);
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast())
+            .ok_or_else(|| std::io::Error::other("mapped at address 0"))?;
+        Ok(Self { base, bytes: len })
+    }
+
+    /// First byte.
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `bytes` are those of the mapping made in `new`, unmapped once.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}

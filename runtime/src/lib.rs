@@ -1,0 +1,6 @@
+//! gemrun's library: maps a bundle, proves it safe, and executes its programs of steps.
+//!
+//! Knows nothing of the compiler's IR and of any model family: a model is its programs.
+
+pub mod arena;
+pub mod drivers;
