@@ -9,14 +9,19 @@
 
 pub mod builder;
 pub mod entity;
+pub mod interp;
 pub mod module;
 pub mod ops;
+pub mod text;
 pub mod types;
+pub mod verify;
+pub mod weights;
 
 pub use builder::FunctionBuilder;
 pub use entity::{CacheId, ValueId, WeightId};
 pub use module::{
     Cache, DimBounds, Function, Layout, Module, Op, Place, Value, Weight, WeightExpr,
 };
-pub use ops::{Epilogue, OpKind, TypeFault};
+pub use ops::{Attr, Epilogue, OpKind, TypeFault};
 pub use types::{DType, Dim, TensorType};
+pub use verify::Verified;

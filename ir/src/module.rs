@@ -2,7 +2,7 @@
 
 use crate::entity::{CacheId, ValueId, WeightId};
 use crate::ops::OpKind;
-use crate::types::{DType, TensorType};
+use crate::types::{DType, Dim, TensorType};
 
 /// Upper bounds of the symbolic dimensions; every buffer is sized with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +15,32 @@ pub struct DimBounds {
     pub context: u32,
     /// Sequences held at once; `?seq` of a decode call (a row a sequence).
     pub slots: u32,
+}
+
+impl DimBounds {
+    /// The most rows that `dim` stands for in a call of that function. `prefill` takes chunks, `decode` a row a slot;
+    /// any other function may be called either way.
+    pub fn rows(&self, function: &str, dim: Dim) -> u32 {
+        match (dim, function) {
+            (Dim::Const(n), _) => n,
+            (Dim::Seq, "prefill") => self.chunk,
+            (Dim::Seq, "decode") => self.slots,
+            (Dim::Seq, _) => self.chunk.max(self.slots),
+            (Dim::Out, _) => self.outs,
+        }
+    }
+
+    /// Bytes of a value of type `ty` in the arena, sized for the largest call of `function`; none on overflow.
+    pub fn value_bytes(&self, function: &str, ty: &TensorType) -> Option<u64> {
+        let bytes = match ty.dtype {
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+            DType::Q8 | DType::Q4 => return None,
+        };
+        ty.shape.iter().try_fold(bytes, |bytes: u64, dim| {
+            bytes.checked_mul(u64::from(self.rows(function, *dim)))
+        })
+    }
 }
 
 /// What a compiler stage holds: everything that is needed to emit a bundle, bar the weights' bytes.
@@ -206,7 +232,78 @@ impl Module {
     }
 }
 
+impl Cache {
+    /// Bytes of keys and values of all slots for `capacity` positions a slot; none on overflow.
+    pub fn bytes(&self, slots: u32, capacity: u32) -> Option<u64> {
+        let element_bytes: u64 = match self.dtype {
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+            DType::Q8 | DType::Q4 => return None,
+        };
+        [slots, self.kv_heads, capacity, self.head_dim]
+            .into_iter()
+            .try_fold(2 * element_bytes, |bytes, n| {
+                bytes.checked_mul(u64::from(n))
+            })
+    }
+
+    /// Positions a slot must hold so that no query of a call misses one it may see: the window as the first query of
+    /// the largest chunk sees it, and the chunk itself, which is stored before it is read.
+    pub fn capacity_needed(&self, bounds: &DimBounds) -> u32 {
+        match self.window {
+            Some(window) => window
+                .saturating_add(bounds.chunk.saturating_sub(1))
+                .min(bounds.context),
+            None => bounds.context,
+        }
+    }
+}
+
 impl Function {
+    /// Drops entries of the value table that nothing defines, and numbers the others in order of definition: what a
+    /// pass that removed or reordered ops does last, so that its text reads well.
+    pub fn compact(&mut self) {
+        let mut order: Vec<ValueId> = self.params.clone();
+        order.extend(self.ops.iter().flat_map(|op| op.results.iter().copied()));
+        let mut new_ids = vec![None; self.values.len()];
+        let mut values = Vec::with_capacity(order.len());
+        for id in order {
+            new_ids[id.index()].get_or_insert_with(|| {
+                values.push(self.values[id.index()].clone());
+                ValueId::new(values.len() - 1)
+            });
+        }
+        // A value that is used but never defined keeps its entry, for the verifier to complain about.
+        let mut rename = |id: &mut ValueId| {
+            *id = *new_ids[id.index()].get_or_insert_with(|| {
+                values.push(self.values[id.index()].clone());
+                ValueId::new(values.len() - 1)
+            });
+        };
+        self.params.iter_mut().for_each(&mut rename);
+        for op in &mut self.ops {
+            op.operands.iter_mut().for_each(&mut rename);
+            op.results.iter_mut().for_each(&mut rename);
+        }
+        self.results.iter_mut().for_each(&mut rename);
+        self.values = values;
+    }
+
+    /// Index of the last op that reads each value, or that defines it if none does. Results of the function, and
+    /// values that no op touches, have `usize::MAX`: they outlive all ops.
+    pub fn last_uses(&self) -> Vec<usize> {
+        let mut last = vec![usize::MAX; self.values.len()];
+        for (index, op) in self.ops.iter().enumerate() {
+            for id in op.operands.iter().chain(&op.results) {
+                last[id.index()] = index;
+            }
+        }
+        for id in &self.results {
+            last[id.index()] = usize::MAX;
+        }
+        last
+    }
+
     /// The value `id`.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.index()]
