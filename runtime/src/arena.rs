@@ -51,6 +51,31 @@ impl Arena {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// `len` f32 values at byte `offset`.
+    ///
+    /// # Panics
+    /// When they are not inside the arena or not aligned; a checked program's buffers are.
+    ///
+    /// # Safety
+    /// Nothing writes to them while the slice lives.
+    pub unsafe fn f32s(&self, offset: u64, len: usize) -> &[f32] {
+        let inside = usize::try_from(offset).ok().filter(|&offset| {
+            len.checked_mul(4)
+                .and_then(|bytes| bytes.checked_add(offset))
+                .is_some_and(|end| end <= self.bytes)
+                && offset % 4 == 0
+        });
+        let Some(offset) = inside else {
+            panic!(
+                "values {offset}+{len} x 4 bytes are outside the arena of {} bytes",
+                self.bytes
+            );
+        };
+        // SAFETY: the range is inside the mapping and aligned, its bytes were zeroed or written as f32, and the
+        // caller rules out writers.
+        unsafe { std::slice::from_raw_parts(self.base().add(offset).cast(), len) }
+    }
 }
 
 impl Drop for Arena {
