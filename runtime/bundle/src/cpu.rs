@@ -3,6 +3,15 @@
 //! The meaning of each step is that of the compiler's op of the same name. Weight fields index the manifest's weights
 //! table, cache fields the arena's caches. Row-wise inputs that are not buffers (token ids, positions, slots, rows
 //! asked for) come from the call.
+//!
+//! Row `r` of a buffer over [`RowSet::Seq`] belongs to row `r` of the call, row `o` of a buffer over [`RowSet::Out`] to
+//! row `outs[o]`: its token, position and slot are those of `rows[outs[o]]`. Embedding, rotating and attending may be
+//! done for the wanted rows alone; keys and values are stored for every row, so `RopeKv` and `KvWrite` take `Seq` only.
+//!
+//! Aliasing: what a step writes (results and scratch) shares no byte with anything else that the step reads or writes;
+//! what it only reads may share bytes. The element-wise steps alone may write onto their first operand: `out` of
+//! `Gelu` and `Softcap` may be the same buffer as `x`, `out` of `Mul` and `Add` the same as `a`, never a part of it.
+//! [`crate::check`] holds programs to this, counting every buffer with the most rows its program can have.
 
 use crate::manifest::{Buffer, RowSet, Span};
 use serde::{Deserialize, Serialize};
@@ -12,7 +21,8 @@ pub type WeightIdx = u32;
 /// Index into [`crate::manifest::Arena::caches`].
 pub type CacheIdx = u32;
 
-/// One step. All buffers of a step have pairwise disjoint bytes unless said otherwise.
+/// One step. See the module's words on rows and aliasing.
+#[allow(missing_docs, reason = "the variants' formulas name their fields")]
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum CpuStep {
     /// `out[r] = scale * table[id[r]]`.
@@ -73,7 +83,7 @@ pub enum CpuStep {
     },
     /// `out = x[:, start..start + out.cols]`.
     Columns { x: Buffer, start: u32, out: Buffer },
-    /// Element by element. `out` may be `a` or `x`.
+    /// `out = gelu(x)`, tanh approximation.
     Gelu { x: Buffer, out: Buffer },
     /// `out = a * b`.
     Mul { a: Buffer, b: Buffer, out: Buffer },
@@ -123,6 +133,7 @@ pub struct Residual {
 }
 
 /// What a [`LinearStep`] does with its sums.
+#[allow(missing_docs, reason = "the variants' formulas name their fields")]
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Epilogue {
     /// Nothing.

@@ -9,3 +9,6 @@ pub mod cpu;
 pub mod format;
 pub mod layout;
 pub mod manifest;
+
+#[cfg(test)]
+mod sample;

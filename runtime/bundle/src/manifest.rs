@@ -3,7 +3,8 @@
 //! Serialized with bincode (little endian, fixed-width integers) under a size limit.
 
 use crate::cpu::CpuStep;
-use crate::layout::Format;
+use crate::format::WEIGHTS_ALIGN;
+use crate::layout::{self, Format, PLANE_ALIGN};
 use serde::{Deserialize, Serialize};
 
 /// The manifest.
@@ -167,6 +168,39 @@ pub struct WeightEntry {
     pub scales: Span,
     /// XXH3-64 over the data plane, then the scale plane.
     pub checksum: u64,
+}
+
+impl WeightEntry {
+    /// Bytes of the data plane and of the scale plane that the shape and the format ask for.
+    pub fn plane_bytes(&self) -> (u64, u64) {
+        match self.kind {
+            WeightKind::Vector => (u64::from(self.cols) * 4, 0),
+            WeightKind::Matrix => (
+                layout::data_bytes(self.format, self.rows, self.cols),
+                layout::scale_bytes(self.format, self.rows, self.cols),
+            ),
+        }
+    }
+}
+
+/// Gives every weight its place in the weights section: in the order of the table, data plane, then scale plane, each
+/// aligned to [`PLANE_ALIGN`]. Returns the length of the section, whole pages of [`WEIGHTS_ALIGN`] bytes.
+pub fn place_weights(entries: &mut [WeightEntry]) -> u64 {
+    let mut end: u64 = 0;
+    let mut place = |bytes: u64| {
+        if bytes == 0 {
+            return Span::default();
+        }
+        let offset = end.next_multiple_of(PLANE_ALIGN);
+        end = offset + bytes;
+        Span { offset, bytes }
+    };
+    for entry in entries {
+        let (data, scales) = entry.plane_bytes();
+        entry.data = place(data);
+        entry.scales = place(scales);
+    }
+    end.next_multiple_of(WEIGHTS_ALIGN)
 }
 
 /// Shape class of a weight.

@@ -1,0 +1,336 @@
+//! The valid sample passes; every single change that breaks a rule is refused in its own words.
+
+mod steps;
+
+use super::*;
+use crate::cpu::{CpuStep, LinearStep};
+use crate::format::{decode_manifest, encode_manifest};
+use crate::manifest::{Buffer, Program, RowSet, Work};
+use crate::sample;
+use proptest::prelude::*;
+
+fn check_changed(change: impl FnOnce(&mut Manifest)) -> Result<Checked, CheckError> {
+    let (mut manifest, weights_bytes) = sample::manifest();
+    change(&mut manifest);
+    check(manifest, weights_bytes)
+}
+
+/// A change, and words of the error it must lead to.
+#[track_caller]
+fn refuse(expect: &str, change: impl FnOnce(&mut Manifest)) {
+    match check_changed(change) {
+        Ok(_) => panic!("accepted, expected: {expect}"),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(
+                text.contains(expect),
+                "expected: {expect}\n     got: {text}"
+            );
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+}
+
+#[track_caller]
+fn accept(change: impl FnOnce(&mut Manifest)) {
+    if let Err(error) = check_changed(change) {
+        panic!("{error}");
+    }
+}
+
+fn prefill(m: &mut Manifest) -> &mut Program {
+    &mut m.plans[0].programs[0]
+}
+
+fn decode(m: &mut Manifest) -> &mut Program {
+    &mut m.plans[0].programs[1]
+}
+
+/// The step of the prefill program with this label.
+fn step<'a>(m: &'a mut Manifest, label: &str) -> &'a mut CpuStep {
+    let mut steps = prefill(m).steps.iter_mut();
+    let Work::Cpu(work) = &mut steps.find(|step| step.label == label).unwrap().work;
+    work
+}
+
+fn linear<'a>(m: &'a mut Manifest, label: &str) -> &'a mut LinearStep {
+    match step(m, label) {
+        CpuStep::Linear(linear) => linear,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_sample_is_accepted() {
+    accept(|_| {});
+}
+
+#[test]
+fn limits() {
+    refuse("limits: vocab is 0", |m| m.limits.vocab = 0);
+    refuse("vocab is 16777217", |m| m.limits.vocab = MAX_VOCAB + 1);
+    refuse("context is 0", |m| m.limits.context = 0);
+    refuse("context is 16777217", |m| {
+        m.limits.context = MAX_CONTEXT + 1
+    });
+    refuse("slots is 0", |m| m.limits.slots = 0);
+    refuse("slots is 4097", |m| m.limits.slots = MAX_SLOTS + 1);
+}
+
+#[test]
+fn texts() {
+    refuse("text: bos 40 is not below the vocabulary of 40", |m| {
+        m.text.bos = Some(40)
+    });
+    refuse("eos 4294967295", |m| m.text.eos = Some(u32::MAX));
+    refuse("stop token 41", |m| m.text.stop_tokens.push(41));
+    refuse("control character", |m| m.model.name = "a\u{1b}[2J".into());
+    refuse("note has 5000 bytes", |m| {
+        m.model.notes.push("x".repeat(5000))
+    });
+    refuse("provenance: option", |m| {
+        m.provenance.options.push("\n".into())
+    });
+    refuse("source file name", |m| {
+        m.provenance.sources[0].name = "\0".into()
+    });
+    refuse("sampling: temperature is NaN", |m| {
+        m.text.sampling.temperature = Some(f32::NAN)
+    });
+    refuse("temperature is -1", |m| {
+        m.text.sampling.temperature = Some(-1.0)
+    });
+    refuse("top_p is 1.5", |m| m.text.sampling.top_p = Some(1.5));
+    refuse("min_p is inf", |m| {
+        m.text.sampling.min_p = Some(f32::INFINITY)
+    });
+    refuse("repetition_penalty is 0", |m| {
+        m.text.sampling.repetition_penalty = Some(0.0)
+    });
+}
+
+#[test]
+fn weights() {
+    refuse("weights: empty name", |m| m.weights[0].name.clear());
+    refuse("the name is used twice", |m| {
+        m.weights[1].name = "embedding".into()
+    });
+    refuse("weight \"norm\": cols is 0", |m| m.weights[1].cols = 0);
+    refuse("rows is 268435457", |m| m.weights[0].rows = MAX_DIM + 1);
+    refuse("one row of f32, not 2 of f32", |m| m.weights[1].rows = 2);
+    refuse("one row of f32, not 1 of bf16", |m| {
+        m.weights[1].format = Format::Bf16
+    });
+    refuse("data plane has 1536 bytes, its shape needs 3072", |m| {
+        m.weights[0].rows = 96
+    });
+    refuse("scale plane has 95 bytes", |m| {
+        m.weights[0].scales.bytes -= 1
+    });
+    refuse("data plane at 64 is not aligned", |m| {
+        m.weights[2].data.offset = 64
+    });
+    refuse("leaves the weights section", |m| {
+        m.weights[2].data.offset = 1 << 20
+    });
+    refuse("leaves the weights section", |m| {
+        m.weights[2].data.offset = u64::MAX - 255
+    });
+    refuse("scale plane is empty but lies at 256", |m| {
+        m.weights[2].scales.offset = 256
+    });
+    refuse(
+        "weights: \"embedding\", 1536 bytes at 0, and \"qkv\" at 256 overlap",
+        |m| m.weights[2].data.offset = 256,
+    );
+}
+
+#[test]
+fn arena_and_caches() {
+    refuse("arena: 1099511627777 bytes", |m| {
+        m.arena.bytes = MAX_ARENA_BYTES + 1
+    });
+    refuse("arena: caches of", |m| {
+        m.arena.cache_bytes = m.arena.bytes + 1
+    });
+    refuse("caches: empty name", |m| m.arena.caches[0].name.clear());
+    refuse("cache \"l0\": the name is used twice", |m| {
+        m.arena.caches[1].name = "l0".into()
+    });
+    refuse("must be f32 or f16", |m| {
+        m.arena.caches[0].format = Format::Bf16
+    });
+    refuse("not empty", |m| m.arena.caches[0].kv_heads = 0);
+    refuse("below 2^64 bytes", |m| {
+        m.arena.caches[0].kv_heads = u32::MAX;
+        m.arena.caches[0].capacity = u32::MAX;
+    });
+    refuse("cache \"l0\": 4096 bytes, its shape needs 8192", |m| {
+        m.arena.caches[0].head_dim = 8
+    });
+    refuse("4096 bytes, its shape needs 6144", |m| m.limits.slots = 3);
+    refuse(
+        "capacity 64 is below 65, needed for the context of 65",
+        |m| m.limits.context = 65,
+    );
+    refuse("a window of 0", |m| m.arena.caches[1].window = Some(0));
+    refuse("needed for a window of 9 and prefill by 16 rows", |m| {
+        m.arena.caches[1].window = Some(9)
+    });
+    refuse("needed for a window of 4294967295", |m| {
+        m.arena.caches[1].window = Some(u32::MAX)
+    });
+    // A ring never needs more than the context.
+    accept(|m| m.arena.caches[0].window = Some(u32::MAX));
+    refuse("not aligned to 64", |m| m.arena.caches[0].offset += 32);
+    refuse("leaves the arena's cache area", |m| {
+        m.arena.caches[1].offset += 64
+    });
+    refuse("leaves the arena's cache area", |m| {
+        m.arena.caches[0].offset -= 64
+    });
+    refuse("leaves the arena's cache area", |m| {
+        m.arena.caches[0].offset = u64::MAX - 63
+    });
+    refuse("caches: \"l0\"", |m| {
+        m.arena.caches[1].offset = m.arena.caches[0].offset + 64
+    });
+}
+
+#[test]
+fn plans_and_programs() {
+    refuse("plans: there is none", |m| m.plans.clear());
+    refuse("plan \"cpu\": the name is used twice", |m| {
+        m.plans.push(m.plans[0].clone())
+    });
+    refuse("plans: empty name", |m| m.plans[0].name.clear());
+    refuse("steps use cpu, which is not listed", |m| {
+        m.plans[0].devices.clear()
+    });
+    refuse("a device is listed twice", |m| {
+        m.plans[0].devices.push(Device::Cpu)
+    });
+    refuse("lists cpu, which no step uses", |m| {
+        for program in &mut m.plans[0].programs {
+            program.steps.clear();
+        }
+    });
+    refuse("has no decode program", |m| {
+        m.plans[0].programs.pop();
+    });
+    refuse("has no prefill program", |m| {
+        m.plans[0].programs.remove(0);
+    });
+    refuse("program \"prefill\": max_rows is 0", |m| {
+        prefill(m).max_rows = 0
+    });
+    refuse("max_rows is 65537", |m| prefill(m).max_rows = MAX_ROWS + 1);
+    refuse("max_outs is 17, must be in 1..=16", |m| {
+        prefill(m).max_outs = 17
+    });
+    refuse("max_outs is 0", |m| prefill(m).max_outs = 0);
+    refuse("program \"decode\": max_rows is 3, must be in 1..=2", |m| {
+        decode(m).max_rows = 3
+    });
+    refuse("max_outs 1 must be max_rows 2", |m| decode(m).max_outs = 1);
+    refuse("empty program name", |m| prefill(m).name.clear());
+    refuse("empty step label", |m| prefill(m).steps[0].label.clear());
+    refuse("control character", |m| {
+        prefill(m).steps[0].label = "\u{7}".into()
+    });
+    refuse("logits have 39 columns, the vocabulary 40", |m| {
+        prefill(m).logits.cols = 39
+    });
+    refuse("not for every row", |m| {
+        prefill(m).logits.rows = RowSet::Seq
+    });
+    refuse("no step leaves the logits", |m| {
+        prefill(m).logits.offset = 0
+    });
+    refuse("no step leaves the logits", |m| {
+        let first = prefill(m).steps[0].clone();
+        let logits = prefill(m).logits.offset;
+        prefill(m).steps.push(first);
+        let Work::Cpu(last) = &mut prefill(m).steps.last_mut().unwrap().work;
+        match last {
+            CpuStep::Embed { out, .. } => out.offset = logits,
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// What an executor addresses, computed apart from the checker: false if any byte of it is outside.
+fn in_bounds(m: &Manifest, weights_bytes: u64) -> bool {
+    let caches_start = u128::from(m.arena.bytes - m.arena.cache_bytes);
+    m.plans
+        .iter()
+        .flat_map(|plan| &plan.programs)
+        .all(|program| {
+            let inside = |buffer: &Buffer| {
+                let rows = match buffer.rows {
+                    RowSet::Seq => program.max_rows,
+                    RowSet::Out => program.max_outs,
+                };
+                let bytes = u128::from(rows) * u128::from(buffer.cols) * 4;
+                u128::from(buffer.offset) + bytes <= caches_start
+            };
+            let steps = program.steps.iter().all(|step| {
+                let Work::Cpu(work) = &step.work;
+                match work {
+                    CpuStep::Embed { out, .. } | CpuStep::RopeTable { out, .. } => inside(out),
+                    CpuStep::Linear(l) => {
+                        let scratch = u128::from(l.scratch.offset) + u128::from(l.scratch.bytes);
+                        let residual = l.residual.iter().all(|r| inside(&r.from) && inside(&r.to));
+                        inside(&l.x) && inside(&l.out) && residual && scratch <= caches_start
+                    }
+                    CpuStep::RopeKv {
+                        qkv, table, out, ..
+                    } => [qkv, table, out].into_iter().all(inside),
+                    CpuStep::Attention { q, out, .. } => inside(q) && inside(out),
+                    CpuStep::SelectRows { x, out }
+                    | CpuStep::RmsNorm { x, out, .. }
+                    | CpuStep::Columns { x, out, .. }
+                    | CpuStep::Gelu { x, out }
+                    | CpuStep::Softcap { x, out, .. } => inside(x) && inside(out),
+                    CpuStep::Rope { x, table, out } => [x, table, out].into_iter().all(inside),
+                    CpuStep::KvWrite { k, v, .. } => inside(k) && inside(v),
+                    CpuStep::Mul { a, b, out } | CpuStep::Add { a, b, out } => {
+                        [a, b, out].into_iter().all(inside)
+                    }
+                }
+            });
+            steps && inside(&program.logits)
+        })
+        && m.arena.caches.iter().all(|cache| {
+            let end = u128::from(cache.offset) + u128::from(cache.bytes);
+            u128::from(cache.offset) >= caches_start && end <= u128::from(m.arena.bytes)
+        })
+        && m.weights.iter().all(|weight| {
+            [weight.data, weight.scales].iter().all(|span| {
+                u128::from(span.offset) + u128::from(span.bytes) <= u128::from(weights_bytes)
+            })
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Bytes of an encoded manifest replaced at random: decoding and checking never panic or overflow, and what is
+    /// accepted stays in bounds.
+    #[test]
+    fn forged_manifests_are_refused_or_stay_in_bounds(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+    ) {
+        let (manifest, weights_bytes) = sample::manifest();
+        let mut bytes = encode_manifest(&manifest).unwrap();
+        for (at, value) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Ok(forged) = decode_manifest(&bytes)
+            && let Ok(checked) = check(forged, weights_bytes)
+        {
+            prop_assert!(in_bounds(&checked, weights_bytes));
+        }
+    }
+}
