@@ -315,17 +315,23 @@ fn in_bounds(m: &Manifest, weights_bytes: u64) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Bytes of an encoded manifest replaced at random: decoding and checking never panic or overflow, and what is
-    /// accepted stays in bounds.
+    /// Bytes of an encoded manifest replaced, and numbers shifted, at random: decoding and checking never panic or
+    /// overflow, and what is accepted stays in bounds.
     #[test]
     fn forged_manifests_are_refused_or_stay_in_bounds(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), edit()), 1..4),
     ) {
         let (manifest, weights_bytes) = sample::manifest();
         let mut bytes = encode_manifest(&manifest).unwrap();
-        for (at, value) in edits {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
+        for (at, edit) in edits {
+            let at = at.index(bytes.len() - 4);
+            let word: [u8; 4] = bytes[at..at + 4].try_into().unwrap();
+            let word = u32::from_le_bytes(word);
+            let word = match edit {
+                Edit::Byte(value) => word & !0xff | u32::from(value),
+                Edit::Shift(by) => word.wrapping_add_signed(by),
+            };
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
         if let Ok(forged) = decode_manifest(&bytes)
             && let Ok(checked) = check(forged, weights_bytes)
@@ -333,4 +339,18 @@ proptest! {
             prop_assert!(in_bounds(&checked, weights_bytes));
         }
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    Byte(u8),
+    Shift(i32),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let shifts = [1, 4, 16, 64, 256, 4096].map(|by| [by, -by]).concat();
+    prop_oneof![
+        any::<u8>().prop_map(Edit::Byte),
+        prop::sample::select(shifts).prop_map(Edit::Shift),
+    ]
 }

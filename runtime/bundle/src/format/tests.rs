@@ -179,6 +179,28 @@ fn writer_refuses_to_finish_early_or_with_another_manifest() {
 }
 
 #[test]
+fn weights_can_be_read_back_before_the_end() {
+    let mut file = Cursor::new(Vec::new());
+    let (manifest, weights_bytes) = sample::manifest();
+    let mut writer = Writer::new(&mut file, &manifest, Some(sample::TOKENIZER), None).unwrap();
+    assert!(matches!(
+        writer.end_weights(),
+        Err(WriteError::PlaneUnfinished { .. })
+    ));
+    while let Some((_, _, left)) = writer.next_plane() {
+        writer.write(&vec![1; left as usize]).unwrap();
+    }
+    writer.end_weights().unwrap();
+    let (offset, bytes) = (writer.weights_offset(), writer.file_bytes());
+    assert_eq!(bytes, offset + weights_bytes);
+    // Never finished: what has been flushed is all there is.
+    std::mem::forget(writer);
+    assert_eq!(file.get_ref().len() as u64, bytes);
+    assert_eq!(file.get_ref()[offset as usize], 1);
+    assert!(open(file.get_ref()).is_err());
+}
+
+#[test]
 fn writer_refuses_weights_that_are_not_placed() {
     let (mut manifest, _) = sample::manifest();
     manifest.weights[2].data.offset += PLANE_ALIGN;
