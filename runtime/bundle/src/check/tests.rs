@@ -259,57 +259,69 @@ fn plans_and_programs() {
     });
 }
 
-/// What an executor addresses, computed apart from the checker: false if any byte of it is outside.
+/// The buffers that a step reads, then those that it writes.
+fn operands(step: &mut CpuStep) -> (Vec<&mut Buffer>, Vec<&mut Buffer>) {
+    match step {
+        CpuStep::Embed { out, .. } | CpuStep::RopeTable { out, .. } => (vec![], vec![out]),
+        CpuStep::Linear(l) => {
+            let (mut reads, mut writes) = (vec![&mut l.x], vec![&mut l.out]);
+            if let Some(residual) = &mut l.residual {
+                reads.push(&mut residual.from);
+                writes.push(&mut residual.to);
+            }
+            (reads, writes)
+        }
+        CpuStep::RopeKv {
+            qkv, table, out, ..
+        } => (vec![qkv, table], vec![out]),
+        CpuStep::Attention { q, out, .. } => (vec![q], vec![out]),
+        CpuStep::SelectRows { x, out }
+        | CpuStep::RmsNorm { x, out, .. }
+        | CpuStep::Columns { x, out, .. }
+        | CpuStep::Gelu { x, out }
+        | CpuStep::Softcap { x, out, .. } => (vec![x], vec![out]),
+        CpuStep::Rope { x, table, out } => (vec![x, table], vec![out]),
+        CpuStep::KvWrite { k, v, .. } => (vec![k, v], vec![]),
+        CpuStep::Mul { a, b, out } | CpuStep::Add { a, b, out } => (vec![a, b], vec![out]),
+    }
+}
+
+/// Whether all that an executor addresses is in bounds, computed apart from the checker.
 fn in_bounds(m: &Manifest, weights_bytes: u64) -> bool {
+    let end = |offset: u64, bytes: u64| u128::from(offset) + u128::from(bytes);
     let caches_start = u128::from(m.arena.bytes - m.arena.cache_bytes);
-    m.plans
-        .iter()
-        .flat_map(|plan| &plan.programs)
-        .all(|program| {
-            let inside = |buffer: &Buffer| {
-                let rows = match buffer.rows {
-                    RowSet::Seq => program.max_rows,
-                    RowSet::Out => program.max_outs,
-                };
-                let bytes = u128::from(rows) * u128::from(buffer.cols) * 4;
-                u128::from(buffer.offset) + bytes <= caches_start
+    let programs = m.plans.iter().flat_map(|plan| &plan.programs);
+    let programs_are = programs.into_iter().all(|program| {
+        let inside = |buffer: Buffer| {
+            let rows = match buffer.rows {
+                RowSet::Seq => program.max_rows,
+                RowSet::Out => program.max_outs,
             };
-            let steps = program.steps.iter().all(|step| {
-                let Work::Cpu(work) = &step.work;
-                match work {
-                    CpuStep::Embed { out, .. } | CpuStep::RopeTable { out, .. } => inside(out),
-                    CpuStep::Linear(l) => {
-                        let scratch = u128::from(l.scratch.offset) + u128::from(l.scratch.bytes);
-                        let residual = l.residual.iter().all(|r| inside(&r.from) && inside(&r.to));
-                        inside(&l.x) && inside(&l.out) && residual && scratch <= caches_start
-                    }
-                    CpuStep::RopeKv {
-                        qkv, table, out, ..
-                    } => [qkv, table, out].into_iter().all(inside),
-                    CpuStep::Attention { q, out, .. } => inside(q) && inside(out),
-                    CpuStep::SelectRows { x, out }
-                    | CpuStep::RmsNorm { x, out, .. }
-                    | CpuStep::Columns { x, out, .. }
-                    | CpuStep::Gelu { x, out }
-                    | CpuStep::Softcap { x, out, .. } => inside(x) && inside(out),
-                    CpuStep::Rope { x, table, out } => [x, table, out].into_iter().all(inside),
-                    CpuStep::KvWrite { k, v, .. } => inside(k) && inside(v),
-                    CpuStep::Mul { a, b, out } | CpuStep::Add { a, b, out } => {
-                        [a, b, out].into_iter().all(inside)
-                    }
-                }
-            });
-            steps && inside(&program.logits)
-        })
-        && m.arena.caches.iter().all(|cache| {
-            let end = u128::from(cache.offset) + u128::from(cache.bytes);
-            u128::from(cache.offset) >= caches_start && end <= u128::from(m.arena.bytes)
-        })
-        && m.weights.iter().all(|weight| {
-            [weight.data, weight.scales].iter().all(|span| {
-                u128::from(span.offset) + u128::from(span.bytes) <= u128::from(weights_bytes)
-            })
-        })
+            end(buffer.offset, u64::from(rows) * u64::from(buffer.cols) * 4) <= caches_start
+        };
+        let mut steps = program.steps.clone();
+        let steps_are = steps.iter_mut().all(|step| {
+            let Work::Cpu(work) = &mut step.work;
+            let scratch = if let CpuStep::Linear(l) = work {
+                end(l.scratch.offset, l.scratch.bytes)
+            } else {
+                0
+            };
+            let (reads, writes) = operands(work);
+            scratch <= caches_start && reads.into_iter().chain(writes).all(|b| inside(*b))
+        });
+        steps_are && inside(program.logits)
+    });
+    let caches_are = m.arena.caches.iter().all(|cache| {
+        u128::from(cache.offset) >= caches_start
+            && end(cache.offset, cache.bytes) <= u128::from(m.arena.bytes)
+    });
+    let weights_are = m.weights.iter().all(|weight| {
+        [weight.data, weight.scales]
+            .iter()
+            .all(|span| end(span.offset, span.bytes) <= u128::from(weights_bytes))
+    });
+    programs_are && caches_are && weights_are
 }
 
 proptest! {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::cpu::Epilogue;
-use crate::manifest::Buffer;
 
 /// Changes fields of a step: `refuse_step!("label", Variant { fields }, statements, "message")`.
 macro_rules! refuse_step {
@@ -64,6 +63,99 @@ fn buffers_lie_in_the_value_area() {
 
 fn m_value_end(m: &Manifest) -> u64 {
     m.arena.bytes - m.arena.cache_bytes
+}
+
+/// Does `change` to operand after operand of the prefill program, each time from a fresh sample, and expects the
+/// error to name the step and to contain `expect`.
+#[track_caller]
+fn refuse_each(
+    expect: &str,
+    pick: for<'a> fn(&'a mut CpuStep) -> Vec<&'a mut Buffer>,
+    change: impl Fn(&mut Buffer, &Manifest),
+) {
+    let (mut sample, _) = sample::manifest();
+    let steps = prefill(&mut sample).steps.clone();
+    let mut changed = 0;
+    for (index, step) in steps.into_iter().enumerate() {
+        let Work::Cpu(mut work) = step.work;
+        for operand in 0..pick(&mut work).len() {
+            let (original, _) = sample::manifest();
+            let place = format!("step {index} {:?}", step.label);
+            let error = check_changed(|m| {
+                let Work::Cpu(work) = &mut prefill(m).steps[index].work;
+                change(pick(work)[operand], &original);
+            })
+            .expect_err(&place);
+            let text = error.to_string();
+            assert!(text.contains(&place) && text.contains(expect), "{text}");
+            changed += 1;
+        }
+    }
+    assert!(changed > 20, "{changed}");
+}
+
+#[test]
+fn every_operand_lies_in_the_value_area() {
+    let area = "leaves the arena's value area";
+    refuse_each(area, |s| operands(s).0, |b, _| b.offset = u64::MAX - 63);
+    refuse_each(area, |s| operands(s).1, |b, _| b.offset = u64::MAX - 63);
+    // The last 64 bytes in front of the caches, and the caches' first.
+    for back in [64, 0] {
+        let into_caches = |b: &mut Buffer, m: &Manifest| {
+            b.offset = m_value_end(m) - back;
+        };
+        refuse_each(area, |s| operands(s).0, into_caches);
+        refuse_each(area, |s| operands(s).1, into_caches);
+    }
+}
+
+#[test]
+fn every_operand_is_aligned() {
+    refuse_each(
+        "is not aligned to 64",
+        |s| operands(s).0,
+        |b, _| b.offset += 4,
+    );
+    refuse_each(
+        "is not aligned to 64",
+        |s| operands(s).1,
+        |b, _| b.offset += 4,
+    );
+}
+
+#[test]
+fn every_operand_read_was_written() {
+    // The start of the scratch area never holds a value.
+    refuse_each(
+        "which no earlier step has written",
+        |s| operands(s).0,
+        |b, m| {
+            let mut m = m.clone();
+            b.offset = linear(&mut m, "head").scratch.offset;
+        },
+    );
+}
+
+#[test]
+fn no_step_writes_onto_a_part_of_what_it_reads() {
+    let (mut sample, _) = sample::manifest();
+    let steps = prefill(&mut sample).steps.clone();
+    let mut tried = 0;
+    for (index, step) in steps.into_iter().enumerate() {
+        let Work::Cpu(mut work) = step.work;
+        let (reads, writes) = operands(&mut work);
+        for (read, write) in (0..reads.len()).flat_map(|r| (0..writes.len()).map(move |w| (r, w))) {
+            let error = check_changed(|m| {
+                let Work::Cpu(work) = &mut prefill(m).steps[index].work;
+                let (reads, mut writes) = operands(work);
+                writes[write].offset = reads[read].offset + 64;
+            })
+            .expect_err(&step.label);
+            assert!(error.what.contains("shares bytes with"), "{error}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 20, "{tried}");
 }
 
 #[test]
