@@ -19,6 +19,7 @@ mod text;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, Family, Layer, Rope, Span};
 pub use error::ImportError;
+pub use tensors::{TensorShape, tensor_shapes};
 
 use gembin_bundle::manifest::{ModelFacts, SourceFile, TextFacts};
 use gembin_ir::{DimBounds, Module};

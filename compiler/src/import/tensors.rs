@@ -193,6 +193,23 @@ fn check(
     })
 }
 
+/// A tensor of a checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TensorShape {
+    /// As a text model's checkpoint names it.
+    pub name: String,
+    /// Outermost first.
+    pub shape: Vec<u32>,
+}
+
+/// The tensors that a checkpoint of a text model with a tied head must have, the embedding first.
+pub fn tensor_shapes(config: &Config) -> impl Iterator<Item = TensorShape> {
+    wanted(config).map(|want| TensorShape {
+        name: format!("model.{}", want.tensor),
+        shape: want.shape,
+    })
+}
+
 /// Every part but the head, the embedding first.
 fn wanted(c: &Config) -> impl Iterator<Item = Wanted> {
     let part = |tensor: String, weight: String, shape: Vec<u32>| Wanted {
