@@ -1,10 +1,52 @@
 //! Devices that execute steps. One trait, one module a device.
 //!
 //! Everything expensive happens when a driver is loaded. A call is a run of consecutive steps of one program.
+//!
+//! [`DEVICES`], [`probe`] and [`load`] are the registry: what there is in this program, whether this machine has it,
+//! and how it is started.
+
+pub mod cpu;
 
 use gembin_bundle::manifest::{Device, Manifest};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Every device this program has a driver for, in the order `gemrun devices` lists them.
+pub const DEVICES: &[Device] = &[Device::Cpu];
+
+/// What `device` can do on this machine, for people. `isa` forces the instruction set of the processor's kernels.
+///
+/// # Errors
+/// Why it cannot be used here, and what to do.
+pub fn probe(device: Device, isa: Option<cpu::Isa>) -> Result<String, String> {
+    match device {
+        Device::Cpu => {
+            let isa = isa.unwrap_or_else(cpu::Isa::detect);
+            if !isa.is_available() {
+                return Err(format!("this processor has no {}", isa.title()));
+            }
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            Ok(format!("{}, {threads} threads", isa.title()))
+        }
+    }
+}
+
+/// Loads a plan's steps of `device`.
+///
+/// # Errors
+/// When the device cannot be used.
+pub fn load(
+    device: Device,
+    context: &LoadContext,
+    isa: Option<cpu::Isa>,
+) -> Result<Box<dyn Driver>, DriverError> {
+    match device {
+        Device::Cpu => {
+            let isa = isa.unwrap_or_else(cpu::Isa::detect);
+            Ok(Box::new(cpu::CpuDriver::load(context, isa)?))
+        }
+    }
+}
 
 /// What varies from call to call; everything else was fixed when the program was compiled.
 #[derive(Clone, Copy, Debug)]

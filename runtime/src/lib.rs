@@ -1,6 +1,11 @@
 //! gemrun's library: maps a bundle, proves it safe, and executes its programs of steps.
 //!
 //! Knows nothing of the compiler's IR and of any model family: a model is its programs.
+//!
+//! [`loader`] opens a file, [`engine`] runs it on [`drivers`].
 
 pub mod arena;
 pub mod drivers;
+pub mod engine;
+pub mod error;
+pub mod loader;
