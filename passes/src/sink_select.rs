@@ -4,8 +4,8 @@
 //! row reads the cache but no other row) computes only the wanted rows if all users of all its results want only those:
 //! they are such ops themselves, or a selection by the same parameter. Where the wanted rows begin, the operand passes
 //! a `select_rows` or `select_index`. Cache writes stay as they are: every row's key and value is needed later. So do
-//! rotations, see [`row_wise`]. In a
-//! Gemma prefill this leaves one row of the last layer's attention, feed-forward part and head.
+//! rotations of q and k, see below. In a Gemma prefill this leaves, of the last layer's attention and feed-forward part
+//! and of the head, only the wanted rows.
 //!
 //! Row `o` of the new value is row `rows[o]` of the old one, computed by the same op: nothing else changes.
 //!

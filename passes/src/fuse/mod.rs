@@ -4,10 +4,10 @@
 //! this layer's norm; `rope_kv`; `attention`; the output projection; gate and up with GELU and product, again with
 //! norms and residual; the down projection. The order of the steps matters:
 //!
-//! 1. [`geglu`] takes gate and up projections before anything else can merge them.
-//! 2. [`siblings`] merges what other linears share an input, so that the norm before them has one user left.
-//! 3. [`rope_kv`] takes the merged projection's columns up to the cache.
-//! 4. [`linear`] turns every `linear` into a `fused_linear` and lets it take the soft cap behind it, then the norm,
+//! 1. `geglu` takes gate and up projections before anything else can merge them.
+//! 2. `siblings` merges what other linears share an input, so that the norm before them has one user left.
+//! 3. `rope_kv` takes the merged projection's columns up to the cache.
+//! 4. `linear` turns every `linear` into a `fused_linear` and lets it take the soft cap behind it, then the norm,
 //!    the residual add and the post norm before it.
 //!
 //! Every step refuses, and leaves the ops as they are, when a value that would vanish has another user, when two

@@ -3,7 +3,8 @@
 use crate::fixtures::CopyOfInput;
 use crate::gemma::Gemma;
 use crate::weights::assert_same_meaning;
-use gembin_ir::{DType, DimBounds, Module, OpKind, verify::verify};
+use gembin_ir::{DType, DimBounds, Module, OpKind, WeightExpr, WeightId, verify::verify};
+use gembin_passes::lay_out::weights_of;
 use gembin_passes::{PASSES, QuantOptions, Stage, fold_norm_offsets, fuse, run_until, sink_select};
 use proptest::prelude::*;
 
@@ -146,6 +147,35 @@ fn functions_share_derived_weights() {
             .into_iter()
             .all(|op| !matches!(op.kind, OpKind::Linear { .. }))
     );
+}
+
+#[test]
+fn every_tensor_is_stored_once() {
+    for generation in 1..=3 {
+        let mut module = Gemma::tiny(generation).module();
+        run_until(&mut module, Stage::Layout, &AS_IS, &CopyOfInput).unwrap();
+        let mut stored: Vec<WeightId> = module.functions.iter().flat_map(weights_of).collect();
+        stored.sort();
+        stored.dedup();
+        let mut tensors: Vec<WeightId> = Vec::new();
+        while let Some(id) = stored.pop() {
+            match &module.weight(id).expr {
+                WeightExpr::Tensor(_) => tensors.push(id),
+                WeightExpr::ConcatRows(parts) => stored.extend(parts),
+                WeightExpr::InterleaveRows { a, b, .. } => stored.extend([a, b]),
+                WeightExpr::Offset { of, .. } => stored.push(*of),
+            }
+        }
+        tensors.sort();
+        let count = tensors.len();
+        tensors.dedup();
+        assert_eq!(
+            tensors.len(),
+            count,
+            "gemma {generation} stores a tensor twice"
+        );
+        assert_eq!(count, Gemma::tiny(generation).module().weights.len());
+    }
 }
 
 #[test]
