@@ -1,0 +1,138 @@
+//! Turns a planned module into the bundle's manifest: the weights' table, the arena, the programs.
+
+use gembin_bundle::layout::Format;
+use gembin_bundle::manifest::{self, Arena, Limits, Manifest, Plan, Span, WeightEntry, WeightKind};
+use gembin_ir::verify::Verified;
+use gembin_ir::{DType, Layout, Module, OpKind, WeightId};
+use gembin_target_cpu::{LowerError, lower};
+
+/// The weights a bundle stores, in the order of first use, and their table entries without places.
+pub struct WeightTable {
+    /// Which weight each entry is.
+    pub ids: Vec<WeightId>,
+    /// The entries.
+    pub entries: Vec<WeightEntry>,
+    index: Vec<Option<u32>>,
+}
+
+impl WeightTable {
+    /// Lists the weights that ops of `module` use directly; what only feeds expressions is not stored.
+    pub fn of(module: &Module) -> Self {
+        let mut table = Self { ids: vec![], entries: vec![], index: vec![None; module.weights.len()] };
+        // Decode first: it is the phase bound by reading weights, so its order is the file's order.
+        for name in ["decode", "prefill"] {
+            for op in module.function(name).into_iter().flat_map(|f| &f.ops) {
+                for id in used_weights(&op.kind) {
+                    table.add(module, id);
+                }
+            }
+        }
+        table
+    }
+
+    fn add(&mut self, module: &Module, id: WeightId) {
+        if self.index[id.index()].is_some() {
+            return;
+        }
+        let w = module.weight(id);
+        let (rows, cols) = w.rows_cols();
+        let (kind, format) = match w.layout {
+            Layout::Rows16 => (WeightKind::Matrix, format_of(w.dtype)),
+            // Norm weights: small, read by scalar code, kept in full precision.
+            Layout::RowMajor => (WeightKind::Vector, Format::F32),
+        };
+        self.index[id.index()] = Some(self.entries.len() as u32);
+        self.ids.push(id);
+        self.entries.push(WeightEntry {
+            name: w.name.clone(),
+            format,
+            rows,
+            cols,
+            kind,
+            data: Span::default(),
+            scales: Span::default(),
+            checksum: 0,
+        });
+    }
+
+    /// The entry's index of a stored weight.
+    pub fn index(&self, id: WeightId) -> Option<u32> {
+        self.index[id.index()]
+    }
+}
+
+fn format_of(dtype: DType) -> Format {
+    match dtype {
+        DType::F32 | DType::I32 => Format::F32,
+        DType::F16 => Format::F16,
+        DType::Bf16 => Format::Bf16,
+        DType::Q8 => Format::Q8,
+        DType::Q4 => Format::Q4,
+    }
+}
+
+/// Weights an op reads.
+fn used_weights(kind: &OpKind) -> Vec<WeightId> {
+    match kind {
+        OpKind::Embed { table: w, .. } | OpKind::RmsNorm { weight: w, .. } | OpKind::Linear { weight: w } => vec![*w],
+        OpKind::FusedLinear { weight, post_norm, norm, .. } => {
+            [*post_norm, *norm, Some(*weight)].into_iter().flatten().collect()
+        }
+        OpKind::RopeKv { q_norm, k_norm, .. } => [*q_norm, *k_norm].into_iter().flatten().collect(),
+        OpKind::RopeTable { .. }
+        | OpKind::Rope { .. }
+        | OpKind::KvWrite { .. }
+        | OpKind::Attention { .. }
+        | OpKind::Gelu
+        | OpKind::Mul
+        | OpKind::Add
+        | OpKind::Softcap { .. }
+        | OpKind::SelectRows
+        | OpKind::SelectIndex
+        | OpKind::Columns { .. } => vec![],
+    }
+}
+
+/// Builds the manifest, with weights placed and their checksums still zero.
+///
+/// # Errors
+/// When a target cannot lower the module.
+pub fn manifest(
+    module: Verified<'_>,
+    table: &mut WeightTable,
+    model: manifest::ModelFacts,
+    text: manifest::TextFacts,
+    provenance: manifest::Provenance,
+    vocab: u32,
+) -> Result<Manifest, LowerError> {
+    manifest::place_weights(&mut table.entries);
+    let programs = lower(module, &|id| table.index(id).expect("lowering asks only for weights that ops use"))?;
+    let arena_bytes = module.arena_bytes.unwrap_or(0);
+    let caches: Vec<manifest::Cache> = module
+        .caches
+        .iter()
+        .map(|c| {
+            let place = c.place.unwrap_or(gembin_ir::Place { offset: 0, bytes: 0 });
+            manifest::Cache {
+                name: c.name.clone(),
+                format: format_of(c.dtype),
+                kv_heads: c.kv_heads,
+                head_dim: c.head_dim,
+                capacity: c.capacity.unwrap_or(module.bounds.context),
+                window: c.window,
+                offset: place.offset,
+                bytes: place.bytes,
+            }
+        })
+        .collect();
+    let cache_bytes = caches.iter().map(|c| c.offset).min().map_or(0, |first| arena_bytes - first);
+    Ok(Manifest {
+        model,
+        provenance,
+        text,
+        limits: Limits { vocab, context: module.bounds.context, slots: module.bounds.slots },
+        arena: Arena { bytes: arena_bytes, cache_bytes, caches },
+        weights: table.entries.clone(),
+        plans: vec![Plan { name: "cpu".into(), devices: vec![manifest::Device::Cpu], programs }],
+    })
+}

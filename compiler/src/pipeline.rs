@@ -1,0 +1,357 @@
+//! The compiler, start to end, as one readable function: [`compile`].
+//!
+//! Owns the options, the order of things, and cancellation; each step's work is its own module's.
+
+use crate::assemble::{self, WeightTable};
+use crate::atomic_file::{AtomicFile, OutputError};
+use crate::import::{self, ImportError, ImportOptions, Imported};
+use crate::pack;
+pub use crate::progress::Progress;
+use crate::reference::{self, PackedWeights};
+use gembin_bundle::format::{References, Writer, WriteError};
+use gembin_bundle::manifest::{Manifest, Provenance};
+use gembin_ir::verify::verify;
+use gembin_ir::{DType, Module};
+use gembin_passes::{QuantOptions, Stage};
+use gembin_target_cpu::{CpuScratch, LowerError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Weight format of the matrices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quant {
+    /// As in the checkpoint.
+    None,
+    /// 8-bit integers in groups of 32: 8.5 bits a weight.
+    Q8,
+    /// 4-bit integers in groups of 32: 4.5 bits a weight.
+    Q4,
+}
+
+impl Quant {
+    /// The spelling on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quant::None => "none",
+            Quant::Q8 => "q8",
+            Quant::Q4 => "q4",
+        }
+    }
+
+    fn dtype(self) -> Option<DType> {
+        match self {
+            Quant::None => None,
+            Quant::Q8 => Some(DType::Q8),
+            Quant::Q4 => Some(DType::Q4),
+        }
+    }
+}
+
+/// Element type of the KV caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KvFormat {
+    /// Full precision.
+    F32,
+    /// Half the memory and traffic.
+    F16,
+}
+
+impl KvFormat {
+    /// The spelling on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::F32 => "f32",
+            KvFormat::F16 => "f16",
+        }
+    }
+}
+
+/// What decides a bundle's bytes, besides the checkpoint.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// Format of the layers' matrices.
+    pub quant: Quant,
+    /// Format of the embedding and output head; by default q8 wherever the matrices are quantized.
+    pub head: Option<Quant>,
+    /// Format of the KV caches; by default f32 for `Quant::None`, else f16.
+    pub kv: Option<KvFormat>,
+    /// Positions a sequence can have; by default the model's own limit, at most 4096.
+    pub context: Option<u32>,
+    /// Sequences held at once.
+    pub sequences: u32,
+    /// Tokens of a prefill chunk.
+    pub chunk: u32,
+    /// Let NaN and infinity in weights pass.
+    pub allow_nonfinite: bool,
+    /// A configuration to use instead of the checkpoint's own config.json.
+    pub config: Option<PathBuf>,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self {
+            quant: Quant::Q8,
+            head: None,
+            kv: None,
+            context: None,
+            sequences: 1,
+            chunk: 128,
+            allow_nonfinite: false,
+            config: None,
+        }
+    }
+}
+
+impl CompileOptions {
+    fn head(&self) -> Quant {
+        // Four bits on the embedding cost more accuracy than on any other matrix, and it is the output head too.
+        self.head.unwrap_or(match self.quant {
+            Quant::None => Quant::None,
+            Quant::Q8 | Quant::Q4 => Quant::Q8,
+        })
+    }
+
+    fn kv(&self) -> KvFormat {
+        self.kv.unwrap_or(match self.quant {
+            Quant::None => KvFormat::F32,
+            Quant::Q8 | Quant::Q4 => KvFormat::F16,
+        })
+    }
+
+    fn import(&self) -> ImportOptions {
+        ImportOptions {
+            context: self.context,
+            slots: self.sequences,
+            chunk: self.chunk,
+            allow_nonfinite: self.allow_nonfinite,
+            config: self.config.clone(),
+        }
+    }
+
+    fn passes(&self) -> QuantOptions {
+        QuantOptions {
+            matrices: self.quant.dtype(),
+            head: self.head().dtype(),
+            cache: match self.kv() {
+                KvFormat::F32 => DType::F32,
+                KvFormat::F16 => DType::F16,
+            },
+        }
+    }
+
+    /// The options as a user would type them, for the bundle's provenance.
+    fn spelled(&self, module: &Module) -> Vec<String> {
+        let mut all = vec![
+            format!("--quant {}", self.quant.name()),
+            format!("--head {}", self.head().name()),
+            format!("--kv {}", self.kv().name()),
+            format!("--context {}", module.bounds.context),
+            format!("--sequences {}", self.sequences),
+            format!("--chunk {}", module.bounds.chunk),
+        ];
+        if self.allow_nonfinite {
+            all.push("--allow-nonfinite".into());
+        }
+        all
+    }
+
+    /// How far a device's logits may be from the interpreter's, as `||a - b|| / ||b||`.
+    ///
+    /// With weights as in the checkpoint only the order of f32 sums differs. Quantized programs round activations to
+    /// eight bits in groups, about half a percent a matrix, which the interpreter does not.
+    fn reference_tolerance(&self) -> f32 {
+        match self.quant {
+            Quant::None => 1e-3,
+            Quant::Q8 | Quant::Q4 => 0.08,
+        }
+    }
+
+    fn quantization(&self) -> String {
+        match (self.quant, self.head()) {
+            (a, b) if a == b => a.name().to_owned(),
+            (a, b) => format!("{} (embedding and head {})", a.name(), b.name()),
+        }
+    }
+}
+
+/// Why a compile failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The checkpoint cannot be compiled.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The bundle cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The tokenizer cannot be compiled.
+    #[error("{file}: {reason}")]
+    Tokenizer {
+        /// The tokenizer's file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The chat template does not parse.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+    /// Interrupted by the user.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    /// A weight cannot be read or used.
+    #[error("{0}")]
+    Weights(String),
+    /// The caches and values of the planned context need more memory than a machine can have.
+    #[error(transparent)]
+    Plan(#[from] gembin_passes::PlanError),
+    /// Ours: a pass or target broke its own rules.
+    #[error("internal error, please report: {0}")]
+    Internal(String),
+}
+
+impl From<String> for CompileError {
+    fn from(message: String) -> Self {
+        Self::Weights(message)
+    }
+}
+
+impl From<gembin_passes::PassError> for CompileError {
+    fn from(e: gembin_passes::PassError) -> Self {
+        match e {
+            gembin_passes::PassError::Plan(e) => Self::Plan(e),
+            gembin_passes::PassError::Input(_) | gembin_passes::PassError::Broken { .. } => {
+                Self::Internal(e.to_string())
+            }
+        }
+    }
+}
+
+impl From<LowerError> for CompileError {
+    fn from(e: LowerError) -> Self {
+        Self::Internal(e.to_string())
+    }
+}
+
+/// What a compile made.
+pub struct Compiled {
+    /// The manifest as written.
+    pub manifest: Manifest,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
+/// Imports a checkpoint and runs the passes up to `stage`.
+///
+/// # Errors
+/// When the checkpoint is not usable.
+pub fn lower_to_stage(dir: &Path, options: &CompileOptions, stage: Stage) -> Result<Imported, CompileError> {
+    let mut imported = import::import(dir, &options.import())?;
+    gembin_passes::run_until(&mut imported.module, stage, &options.passes(), &CpuScratch)?;
+    Ok(imported)
+}
+
+/// Compiles the checkpoint in `dir` into the bundle `output`.
+///
+/// The bundle appears complete or not at all; an existing file is replaced in one step at the very end.
+///
+/// # Errors
+/// When the checkpoint is not usable, the output cannot be written, or `cancel` was set.
+pub fn compile(
+    dir: &Path,
+    output: &Path,
+    options: &CompileOptions,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Compiled, CompileError> {
+    let mut file = AtomicFile::create(output)?;
+    let imported = lower_to_stage(dir, options, Stage::Plan)?;
+    let tokenizer = compile_tokenizer(&imported)?;
+    if let Some(template) = &imported.text.chat_template {
+        gembin_chat::check_template(template).map_err(|e| CompileError::ChatTemplate(e.to_string()))?;
+    }
+
+    let module = &imported.module;
+    let proof = verify(module).map_err(|e| CompileError::Internal(e.to_string()))?;
+    let provenance = Provenance {
+        compiler: concat!("gemc ", env!("CARGO_PKG_VERSION")).to_owned(),
+        options: options.spelled(module),
+        sources: import::hash_sources(&imported)?,
+    };
+    let model =
+        gembin_bundle::manifest::ModelFacts { quantization: options.quantization(), ..imported.facts.clone() };
+    let mut table = WeightTable::of(module);
+    let vocab = imported.vocab;
+    let manifest =
+        assemble::manifest(proof, &mut table, model, imported.text.clone(), provenance, vocab)?;
+
+    let prompt = reference::prompt(module, vocab, imported.text.bos);
+    let references_bytes = References::section_bytes(prompt.tokens.len() as u32, vocab);
+    let out = file.file().try_clone().map_err(|e| file.error(e))?;
+    let mut writer = Writer::new(out, &manifest, tokenizer.as_deref(), Some(references_bytes))
+        .map_err(|e| write_error(&file, e))?;
+    file.reserve(writer.file_bytes())?;
+
+    progress.stage("packing weights", table.entries.iter().map(|e| e.data.bytes + e.scales.bytes).sum());
+    for (id, entry) in table.ids.iter().zip(&table.entries) {
+        pack::pack_weight(module, &imported.checkpoint, *id, entry, |piece| {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(CompileError::Interrupted);
+            }
+            writer.write(piece).map_err(|e| write_error(&file, e))?;
+            progress.advance(piece.len() as u64);
+            Ok(())
+        })?;
+    }
+    writer.end_weights().map_err(|e| write_error(&file, e))?;
+
+    progress.stage("reference run", 0);
+    let outputs = {
+        // SAFETY: the file has no name yet, so no other process can shorten or change it while it is mapped.
+        let map = unsafe { memmap2::Mmap::map(&*file.file()) }.map_err(|e| file.error(e))?;
+        let weights = PackedWeights { table: &table, bytes: &map[writer.weights_offset() as usize..] };
+        reference::run(module, &weights, &prompt).map_err(CompileError::Internal)?
+    };
+    let references = References {
+        tokens: prompt.tokens,
+        prefill_logits: outputs.prefill_logits,
+        decode_token: prompt.next,
+        decode_logits: outputs.decode_logits,
+        tolerance: options.reference_tolerance(),
+    };
+    if cancel.load(Ordering::Relaxed) {
+        return Err(CompileError::Interrupted);
+    }
+    let bytes = writer.file_bytes();
+    writer.finish(manifest.clone(), Some(&references)).map_err(|e| write_error(&file, e))?;
+    file.commit()?;
+    Ok(Compiled { manifest, bytes })
+}
+
+/// The tokenizer in the form that the runtime maps; none for a checkpoint that has token ids only.
+fn compile_tokenizer(imported: &Imported) -> Result<Option<Vec<u8>>, CompileError> {
+    let (path, sentencepiece) = match (&imported.tokenizer_json, &imported.tokenizer_model) {
+        (Some(json), _) => (json, false),
+        (None, Some(model)) => (model, true),
+        (None, None) => return Ok(None),
+    };
+    let fail = |reason: String| CompileError::Tokenizer { file: path.display().to_string(), reason };
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let compiled = match sentencepiece {
+        false => gembin_tokenizer::compile(&bytes),
+        true => gembin_tokenizer::compile_sentencepiece(&bytes),
+    };
+    compiled.map(Some).map_err(|e| fail(e.to_string()))
+}
+
+/// Failures of the file system are the user's to mend; anything else the writer refuses is our fault.
+fn write_error(file: &AtomicFile, error: WriteError) -> CompileError {
+    match error {
+        WriteError::Io(e) => file.error(e).into(),
+        WriteError::Manifest(_)
+        | WriteError::Placement { .. }
+        | WriteError::PlaneOverrun { .. }
+        | WriteError::NoPlaneLeft { .. }
+        | WriteError::PlaneUnfinished { .. }
+        | WriteError::PlanChanged(_)
+        | WriteError::References { .. } => CompileError::Internal(error.to_string()),
+    }
+}

@@ -1,0 +1,69 @@
+//! Accuracy of the weight formats on text: negative log-likelihood of the story model's validation documents.
+
+use gembin_tests::{gemc, gemrun, model_dir, scratch_dir};
+
+/// From `eval.json`, made by the reference in f32.
+const TOKENS: u64 = 37_823;
+const NLL: f64 = 11_820.441_370;
+
+fn nll(quant: &str) -> (u64, f64, f64) {
+    let dir = scratch_dir();
+    let (model, bundle) = (model_dir("story-gemma3"), dir.path().join("story.gembin"));
+    gemc([
+        "compile",
+        model.to_str().unwrap(),
+        "-o",
+        bundle.to_str().unwrap(),
+        "--quant",
+        quant,
+    ])
+    .success();
+    let text = model.join("valid.txt");
+    let out = gemrun([
+        "eval",
+        bundle.to_str().unwrap(),
+        "--text",
+        text.to_str().unwrap(),
+        "--json",
+    ])
+    .success();
+    let v: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
+    (
+        v["tokens"].as_u64().expect("tokens"),
+        v["nll"].as_f64().expect("nll"),
+        v["perplexity"].as_f64().expect("perplexity"),
+    )
+}
+
+fn within(quant: &str, bar: f64) {
+    let (tokens, nll, perplexity) = nll(quant);
+    let off = (nll - NLL) / NLL;
+    eprintln!(
+        "{quant}: nll {nll:.2} ({:+.4} %), perplexity {perplexity:.6}",
+        off * 100.0
+    );
+    assert_eq!(tokens, TOKENS);
+    assert!(
+        off.abs() <= bar,
+        "{quant}: nll {nll} is {:+.4} % off {NLL}",
+        off * 100.0
+    );
+}
+
+#[test]
+fn unquantized_weights_reproduce_the_reference() {
+    let (tokens, nll, perplexity) = nll("none");
+    assert_eq!(tokens, TOKENS);
+    assert_eq!(format!("{perplexity:.4}"), "1.3669");
+    assert!((nll - NLL).abs() / NLL < 1e-5, "nll {nll}");
+}
+
+#[test]
+fn eight_bits_stay_within_two_hundredths_of_a_percent() {
+    within("q8", 0.0002);
+}
+
+#[test]
+fn four_bits_stay_within_a_tenth_of_a_percent() {
+    within("q4", 0.001);
+}
