@@ -77,7 +77,7 @@ fn eval_nested(
             weight.name
         ));
     }
-    if cols == 0 || out.len() % cols != 0 {
+    if cols == 0 || !out.len().is_multiple_of(cols) {
         return Err(format!(
             "@{}: {} values are not whole rows of {cols}",
             weight.name,
@@ -127,7 +127,11 @@ fn eval_nested(
             while row < end_row {
                 // As many rows as lie in one block of the result.
                 let to = end_row.min((row / block + 1) * block);
-                let part = if row / block % 2 == 0 { *a } else { *b };
+                let part = if (row / block).is_multiple_of(2) {
+                    *a
+                } else {
+                    *b
+                };
                 let part_rows = part_rows(module, part, weight, cols)?;
                 let from = row / (2 * block) * block + row % block;
                 let chunk = &mut out[(row - first_row) * cols..(to - first_row) * cols];

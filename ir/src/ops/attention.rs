@@ -1,6 +1,6 @@
 //! `attention`: causal, grouped-query, over a KV cache.
 
-pub(super) mod attention {
+pub(super) mod causal {
     use crate::entity::CacheId;
     use crate::interp::cache::Row;
     use crate::interp::frame::{Datum, Frame, Tensor};

@@ -1,6 +1,6 @@
 //! `embed`: rows of a table.
 
-pub(super) mod embed {
+pub(super) mod rows {
     use crate::entity::WeightId;
     use crate::interp::frame::{Datum, Frame, Tensor};
     use crate::ops::infer::{Infer, Inferred};

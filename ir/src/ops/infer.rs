@@ -113,7 +113,7 @@ impl Infer<'_> {
             .caches
             .get(id.index())
             .ok_or_else(|| self.fault(format!("{id} is not declared")))?;
-        if heads == 0 || c.kv_heads == 0 || heads % c.kv_heads != 0 {
+        if heads == 0 || c.kv_heads == 0 || !heads.is_multiple_of(c.kv_heads) {
             return Err(self.fault(format!(
                 "{heads} query heads do not divide over {} KV heads",
                 c.kv_heads
@@ -123,7 +123,7 @@ impl Infer<'_> {
     }
 
     pub fn even_head(&self, head_dim: u32) -> Result<(), TypeFault> {
-        if head_dim == 0 || head_dim % 2 != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(self.fault(format!("head_dim {head_dim} must be even and positive")));
         }
         Ok(())

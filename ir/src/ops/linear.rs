@@ -20,7 +20,7 @@ pub enum Epilogue {
 /// Rows of a block of gate rows, or of up rows, under [`Epilogue::Geglu`].
 pub const GEGLU_BLOCK: u32 = 16;
 
-pub(super) mod linear {
+pub(super) mod plain {
     use crate::entity::WeightId;
     use crate::interp::frame::{Datum, Frame};
     use crate::ops::infer::{Infer, Inferred};
@@ -38,7 +38,7 @@ pub(super) mod linear {
     }
 }
 
-pub(super) mod fused_linear {
+pub(super) mod fused {
     use super::{Epilogue, GEGLU_BLOCK};
     use crate::entity::WeightId;
     use crate::interp::frame::{Datum, Frame, Tensor};

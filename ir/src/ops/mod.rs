@@ -136,7 +136,7 @@ ops! {
         table: WeightId,
         /// Factor of every value.
         scale: f32,
-    } = "embed" in embed::embed;
+    } = "embed" in embed::rows;
 
     /// `(x f32[r, c]) -> f32[r, c]`: root-mean-square norm over each run of `weight.len()` columns:
     /// `x * rsqrt(mean(x^2) + eps) * (offset + weight)`. Source: Zhang & Sennrich 2019.
@@ -154,7 +154,7 @@ ops! {
     Linear {
         /// `[n, k]`.
         weight: WeightId,
-    } = "linear" in linear::linear;
+    } = "linear" in linear::plain;
 
     /// `(pos i32[r]) -> f32[r, head_dim]`: cosines, then sines, of `pos * theta^(-2i/head_dim) / factor` for
     /// `i < head_dim/2`. Source: Su et al. 2021; `factor` is linear position interpolation (Chen et al. 2023).
@@ -165,13 +165,13 @@ ops! {
         theta: f32,
         /// Positions are divided by it.
         factor: f32,
-    } = "rope_table" in rope::rope_table;
+    } = "rope_table" in rope::table;
 
     /// `(x f32[r, h*d], table f32[r, d]) -> f32[r, h*d]`: rotates the pairs `(i, i + d/2)` of every head.
     Rope {
         /// Elements of a head, `d`.
         head_dim: u32,
-    } = "rope" in rope::rope;
+    } = "rope" in rope::rotate;
 
     /// `(k f32[r, kv*d], v f32[r, kv*d], pos i32[r], slot i32[r]) -> ()`: stores row `r` at `pos[r]` of `slot[r]`.
     /// What the slot held from the call's first position on is forgotten.
@@ -192,7 +192,7 @@ ops! {
         scale: f32,
         /// Bound of the scores; 0 for none.
         softcap: f32,
-    } = "attention" in attention::attention;
+    } = "attention" in attention::causal;
 
     /// `(x) -> x`: GELU, tanh approximation. Source: Hendrycks & Gimpel 2016.
     Gelu = "gelu" in elementwise::gelu;
@@ -245,7 +245,7 @@ ops! {
         eps: f32,
         /// What happens to the sums.
         epilogue: Epilogue,
-    } = "fused_linear" in linear::fused_linear;
+    } = "fused_linear" in linear::fused;
 
     /// `(qkv f32[r, (q_heads + 2*kv)*d], table f32[r, d], pos i32[r], slot i32[r]) -> f32[r, q_heads*d]`:
     /// norms (if given) and rotates the heads of q and k, stores k and v in the cache, returns q.

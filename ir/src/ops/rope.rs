@@ -1,6 +1,6 @@
 //! `rope_table` and `rope`: rotary position embedding.
 
-pub(super) mod rope_table {
+pub(super) mod table {
     use crate::interp::frame::{Datum, Frame, Tensor};
     use crate::ops::infer::{Infer, Inferred};
     use crate::types::TensorType;
@@ -42,7 +42,7 @@ pub(super) mod rope_table {
     }
 }
 
-pub(super) mod rope {
+pub(super) mod rotate {
     use crate::interp::frame::{Datum, Frame};
     use crate::interp::math;
     use crate::ops::infer::{Infer, Inferred};
