@@ -91,6 +91,7 @@ fn texts() {
     refuse("provenance: option", |m| {
         m.provenance.options.push("\n".into())
     });
+    refuse("provenance: compiler", |m| m.provenance.compiler.push('\r'));
     refuse("source file name", |m| {
         m.provenance.sources[0].name = "\0".into()
     });

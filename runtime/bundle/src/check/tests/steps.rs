@@ -459,6 +459,14 @@ fn operands_have_the_shapes_of_their_step() {
 }
 
 #[test]
+fn rotated_heads_have_pairs() {
+    refuse("step 3 \"l0.rope_kv\": head_dim is 1, must be even", |m| {
+        let cache = &mut m.arena.caches[0];
+        (cache.kv_heads, cache.head_dim) = (cache.head_dim, cache.kv_heads);
+    });
+}
+
+#[test]
 fn linears_have_the_shapes_of_their_weight() {
     refuse("weight is weight 7 of a table of 7", |m| {
         linear(m, "l0.qkv").weight = 7
@@ -492,6 +500,9 @@ fn linears_have_the_shapes_of_their_weight() {
         "geglu of 16 columns needs 32 rows, weight \"qkv\" has 16",
         |m| linear(m, "l0.qkv").epilogue = Epilogue::Geglu,
     );
+    refuse("\"head\": out has 39 columns, must have 40", |m| {
+        linear(m, "head").out.cols = 39
+    });
     refuse("cap is inf", |m| {
         linear(m, "head").epilogue = Epilogue::Softcap { cap: f32::INFINITY }
     });
