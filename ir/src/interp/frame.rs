@@ -122,7 +122,9 @@ impl<'a> Frame<'a> {
                 self.weights.read_rows(id, first, slab)?;
                 let mut out = zeros(rows.checked_mul(x.rows))?;
                 for (j, w) in slab.chunks_exact(k).enumerate() {
-                    math::dot_all(&x.data, w, &mut out[j..], rows);
+                    for r in 0..x.rows {
+                        out[r * rows + j] = math::dot(x.row(r), w);
+                    }
                 }
                 Ok(out)
             })

@@ -263,7 +263,7 @@ fn grouped_heads_read_their_own_kv_head() {
 #[test]
 fn elementwise_ops() {
     let x = [1.0, -2.0];
-    let gelu = |x: f32| 0.5 * x * (1.0 + (0.797_884_56 * (x + 0.044_715 * x.powi(3))).tanh());
+    let gelu = |x: f32| 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x.powi(3))).tanh());
     close(
         &eval(2, &x, "", &[], "%9 : f32[?seq, 2] = gelu %4"),
         &[gelu(1.), gelu(-2.)],

@@ -25,6 +25,7 @@
 //! stand in braces, an absent one is left out. Names are plain (`@l0.norm`) or quoted (`@"any \"text\""`).
 //! Numbers print in the fewest digits that give back the same f32; NaN and infinities have no spelling that parses.
 
+mod attributes;
 mod lexer;
 mod parse;
 mod print;
