@@ -1,2 +1,9 @@
-//! (to come)
-fn main() {}
+//! gemrun: runs compiled models. The commands are in [`cli`]; what they do is in the library.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,48 @@
+//! `gemrun devices`: what this machine can run on.
+
+use crate::cli::{Outcome, output};
+use gembin_runtime::drivers;
+use serde::Serialize;
+
+/// List the devices this program knows, what they can do here, or why they cannot be used
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gemrun devices
+  gemrun devices --json")]
+pub(crate) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    usable: bool,
+    /// Its abilities, or the reason it cannot be used.
+    about: String,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let listed: Vec<Listed> = drivers::DEVICES
+        .iter()
+        .map(|&device| {
+            let probed = drivers::probe(device, None);
+            Listed {
+                name: device.name(),
+                usable: probed.is_ok(),
+                about: probed.unwrap_or_else(|reason| reason),
+            }
+        })
+        .collect();
+    if args.json {
+        output::json(&listed)?;
+    } else {
+        for device in listed {
+            let state = if device.usable { "" } else { "not usable: " };
+            output::to_stdout(&format!("{}: {state}{}\n", device.name, device.about))?;
+        }
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,393 @@
+//! The gemrun binary over a tiny model without a tokenizer: results, exit codes, and one line for each error.
+
+mod support;
+
+use gembin_bundle::format::References;
+use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use support::VOCAB;
+use tempfile::TempDir;
+
+struct Fixture {
+    dir: TempDir,
+    bundle: PathBuf,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let bundle = support::write(dir.path(), None);
+        Self { dir, bundle }
+    }
+
+    fn run(&self, command: &str, args: &[&str]) -> Output {
+        gemrun(command, &self.bundle, args)
+    }
+}
+
+fn gemrun(command: &str, bundle: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gemrun"))
+        .arg(command)
+        .arg(bundle)
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn stdout(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[track_caller]
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_str(&stdout(output)).unwrap()
+}
+
+/// The one error line of a command that failed with `code`.
+#[track_caller]
+fn error(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    if code == 1 {
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    stderr
+}
+
+fn references(bundle: &Path, tolerance: f32) -> References {
+    let mut engine = Engine::open(bundle, &OpenOptions::default()).unwrap();
+    let tokens = vec![2, 11, 5];
+    let prefill_logits = engine.prefill(0, &tokens, Wanted::Last).unwrap().to_vec();
+    let decode_logits = engine.decode(&[(0, 7)]).unwrap().to_vec();
+    References {
+        tokens,
+        prefill_logits,
+        decode_token: 7,
+        decode_logits,
+        tolerance,
+    }
+}
+
+#[test]
+fn greedy_ids_are_the_argmax_of_the_engine() {
+    let fixture = Fixture::new();
+    let output = fixture.run(
+        "generate",
+        &[
+            "--ids",
+            "2,11,5",
+            "--greedy",
+            "-n",
+            "6",
+            "--ignore-eos",
+            "--json",
+        ],
+    );
+    let got: Vec<u32> = serde_json::from_value(json(&output)["ids"].clone()).unwrap();
+
+    let mut engine = Engine::open(&fixture.bundle, &OpenOptions::default()).unwrap();
+    let argmax = |logits: &[f32]| {
+        (0..logits.len())
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap() as u32
+    };
+    let mut want = vec![argmax(
+        engine.prefill(0, &[2, 11, 5], Wanted::Last).unwrap(),
+    )];
+    while want.len() < 6 {
+        let token = want[want.len() - 1];
+        want.push(argmax(engine.decode(&[(0, token)]).unwrap()));
+    }
+    assert_eq!(got, want);
+}
+
+#[test]
+fn ids_are_streamed_where_there_is_no_tokenizer() {
+    let fixture = Fixture::new();
+    let args = [
+        "--ids",
+        "2,11,5",
+        "--seed",
+        "3",
+        "--temperature",
+        "1",
+        "-n",
+        "4",
+        "--ignore-eos",
+    ];
+    let once = stdout(&fixture.run("generate", &args));
+    assert_eq!(once.trim_end().split(',').count(), 4, "{once}");
+    assert_eq!(
+        once,
+        stdout(&fixture.run("generate", &args)),
+        "same seed, same tokens"
+    );
+}
+
+#[test]
+fn a_generation_that_fills_the_context_says_so() {
+    let fixture = Fixture::new();
+    let output = fixture.run(
+        "generate",
+        &["--ids", "2", "--greedy", "--ignore-eos", "-n", "1000"],
+    );
+    // 48 positions: the prompt's one, and 47 tokens that were inputs, and one more that was sampled last.
+    assert_eq!(stdout(&output).trim_end().split(',').count(), 48);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("context of 48 tokens is full"), "{stderr}");
+}
+
+#[test]
+fn logits_are_written_as_one_tensor() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("out.safetensors");
+    let output = fixture.run("logits", &["--ids", "2,17,9", "-o", path.to_str().unwrap()]);
+    stdout(&output);
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor("logits").unwrap();
+    assert_eq!(tensor.shape(), [3, VOCAB as usize]);
+    let mut engine = Engine::open(&fixture.bundle, &OpenOptions::default()).unwrap();
+    let want = engine.prefill(0, &[2, 17, 9], Wanted::Last).unwrap();
+    let got: Vec<f32> = tensor
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    let last = &got[2 * VOCAB as usize..];
+    for (got, want) in last.iter().zip(want) {
+        assert!((got - want).abs() < 1e-4, "{got} {want}");
+    }
+    // Nothing but the result is left.
+    let names = std::fs::read_dir(fixture.dir.path()).unwrap().count();
+    assert_eq!(names, 2);
+}
+
+#[test]
+fn logits_that_cannot_be_written_leave_the_old_file() {
+    let fixture = Fixture::new();
+    let missing = fixture.dir.path().join("nowhere/out.safetensors");
+    let output = fixture.run("logits", &["--ids", "2", "-o", missing.to_str().unwrap()]);
+    assert!(error(&output, 1).contains("nowhere"));
+    let directory = fixture.dir.path().to_str().unwrap();
+    let output = fixture.run("logits", &["--ids", "2", "-o", directory]);
+    assert!(error(&output, 1).contains("is a directory"));
+}
+
+#[test]
+fn info_tells_of_caches_and_programs() {
+    let fixture = Fixture::new();
+    let info = json(&fixture.run("info", &["--json"]));
+    assert_eq!(
+        info["memory"]["caches"][1]["capacity_tokens"],
+        support::RING
+    );
+    assert_eq!(
+        info["memory"]["caches"][1]["window_tokens"],
+        support::WINDOW
+    );
+    assert_eq!(info["plans"][0]["programs"][1]["max_rows"], support::CHUNK);
+    assert_eq!(info["sections"][1]["kind"], "weights");
+    let text = stdout(&fixture.run("info", &[]));
+    for part in [
+        "tiny",
+        "random weights",
+        "ring, window 4",
+        "prefill_8",
+        "9 linear",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn bench_reports_medians_and_runs() {
+    let fixture = Fixture::new();
+    let args = [
+        "--prompt-tokens",
+        "20",
+        "--gen-tokens",
+        "5",
+        "--repeat",
+        "3",
+        "--json",
+    ];
+    let report = json(&fixture.run("bench", &args));
+    assert_eq!(report["runs"].as_array().unwrap().len(), 3);
+    let mut rates: Vec<f64> = (0..3)
+        .map(|run| {
+            report["runs"][run]["decode"]["tokens_per_s"]
+                .as_f64()
+                .unwrap()
+        })
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    assert_eq!(report["decode_tokens_per_s"].as_f64().unwrap(), rates[1]);
+    assert!(report["prefill_tokens_per_s"].as_f64().unwrap() > 0.0);
+
+    // Five tokens after twenty: every weight each time but for the embedding's rows, which the head reads whole; of
+    // the first layer's keys and values all positions, of the second's four.
+    let info = json(&fixture.run("info", &["--json"]));
+    let weights = info["formats"][0]["bytes"].as_u64().unwrap();
+    let embedding_row = 64 * 4;
+    let decode = &report["runs"][0]["decode"];
+    assert_eq!(decode["weight_bytes"], 5 * (weights + embedding_row));
+    let position = 2 * 2 * 16 * 4;
+    let positions: u64 = (21..26).map(|seen| seen + 4).sum();
+    assert_eq!(decode["cache_bytes"], positions * position);
+}
+
+#[test]
+fn verify_replays_the_references() {
+    let fixture = Fixture::new();
+    let good = references(&fixture.bundle, 1e-5);
+    let bundle = support::write_as(fixture.dir.path(), "good.gembin", Some(&good), |_| {});
+    let report = json(&gemrun("verify", &bundle, &["--json"]));
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["replays"][1]["name"], "decode");
+
+    let mut bad = good;
+    bad.decode_logits[3] += 1.0;
+    let bundle = support::write_as(fixture.dir.path(), "bad.gembin", Some(&bad), |_| {});
+    let output = gemrun("verify", &bundle, &[]);
+    assert!(error(&output, 1).contains("not reproduced"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("replay prefill (3 tokens): ok"), "{text}");
+    assert!(
+        text.contains("replay decode (1 tokens): DIFFERENT"),
+        "{text}"
+    );
+}
+
+#[test]
+fn verify_names_every_damaged_weight() {
+    let fixture = Fixture::new();
+    let mut bytes = std::fs::read(&fixture.bundle).unwrap();
+    let end = bytes.len();
+    let sections = json(&fixture.run("info", &["--json"]))["sections"].clone();
+    let weights = sections[1]["offset"].as_u64().unwrap() as usize;
+    bytes[weights] ^= 0x80;
+    bytes[end - 4096 - 64] ^= 1;
+    std::fs::write(&fixture.bundle, bytes).unwrap();
+    let output = fixture.run("verify", &[]);
+    assert!(error(&output, 1).contains("2 parts of the weights are damaged"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("damaged: ").count(), 2, "{text}");
+    assert!(text.contains("\"embedding\""), "{text}");
+    let output = fixture.run("generate", &["--ids", "2", "--check"]);
+    assert!(error(&output, 1).contains("damaged weights"));
+}
+
+#[test]
+fn devices_are_listed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_gemrun"))
+        .args(["devices", "--json"])
+        .output()
+        .unwrap();
+    let devices = json(&output);
+    assert_eq!(devices[0]["name"], "cpu");
+    assert_eq!(devices[0]["usable"], true);
+}
+
+#[test]
+fn user_errors_are_one_line_and_exit_1() {
+    let fixture = Fixture::new();
+    let cases: &[(&str, &[&str], &str)] = &[
+        (
+            "generate",
+            &["--ids", "2", "--device", "tpu"],
+            "unknown device tpu; known: auto, cpu",
+        ),
+        (
+            "generate",
+            &["--ids", "2,37"],
+            "token id 37 is out of range",
+        ),
+        ("generate", &["--prompt", "hello"], "has no tokenizer"),
+        ("chat", &[], "has no tokenizer"),
+        ("generate", &["--ids", "2", "--isa", "sse9"], "sse9"),
+        (
+            "generate",
+            &["--ids", "2", "--stop", ""],
+            "--stop needs a text",
+        ),
+        (
+            "generate",
+            &["--prompt-file", "/nothing/here"],
+            "cannot read /nothing/here",
+        ),
+        (
+            "eval",
+            &["--text", "/nothing/here"],
+            "cannot read /nothing/here",
+        ),
+        (
+            "bench",
+            &["--prompt-tokens", "40", "--gen-tokens", "9"],
+            "context of 48",
+        ),
+    ];
+    for (command, args, message) in cases {
+        let line = error(&fixture.run(command, args), 1);
+        assert!(line.contains(message), "{command} {args:?}: {line}");
+    }
+    let long = vec!["3"; 49].join(",");
+    let line = error(&fixture.run("generate", &["--ids", &long]), 1);
+    assert!(line.contains("49 tokens") && line.contains("48"), "{line}");
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let fixture = Fixture::new();
+    let cases: &[(&str, &[&str])] = &[
+        ("generate", &["--ids", "2,x"]),
+        ("generate", &["--ids", ""]),
+        ("generate", &["--prompt", "a", "--ids", "2"]),
+        ("generate", &["--no-such-option"]),
+        ("logits", &["--ids", "2"]),
+        ("bench", &["--threads", "0"]),
+        ("bench", &["--repeat", "0"]),
+    ];
+    for (command, args) in cases {
+        error(&fixture.run(command, args), 2);
+    }
+}
+
+#[test]
+fn every_command_explains_itself_with_examples() {
+    for command in [
+        "generate", "chat", "info", "eval", "logits", "bench", "verify", "devices",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_gemrun"))
+            .args([command, "--help"])
+            .output()
+            .unwrap();
+        let text = stdout(&output);
+        assert!(text.contains(&format!("\n  gemrun {command}")), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let fixture = Fixture::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gemrun"))
+        .arg("info")
+        .arg(&fixture.bundle)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
