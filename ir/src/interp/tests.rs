@@ -179,7 +179,7 @@ fn rope_table_and_rope_turn_by_position() {
 #[test]
 fn rope_frequencies_are_rounded_to_f32_first() {
     let table = "func f(%0 : i32[?seq], %1 : i32[?seq], %2 : i32[?seq]) {\n\
-                 %3 : f32[?seq, 6] = rope_table %1 {head_dim = 6, theta = 1e6, factor = 1.0}\nreturn %3\n}";
+                 %3 : f32[?seq, 256] = rope_table %1 {head_dim = 256, theta = 10000.0, factor = 1.0}\nreturn %3\n}";
     let text =
         format!("module \"m\" {{chunk = 1, outs = 1, context = 200000, slots = 1}}\n{table}");
     let module = text::parse(&text).expect("parses");
@@ -197,14 +197,8 @@ fn rope_frequencies_are_rounded_to_f32_first() {
     let got = Interpreter::new(&module, &weights)
         .call("f", &inputs)
         .expect("in range");
-    // 1e6^(-1/3) is 0.01; the f32 nearest to 131071 times the f32 nearest to 0.01 is 1310.71, off by 6e-5 from the
-    // unrounded angle at most: its cosine tells which was taken.
-    let angle = f64::from(131_071f32 * 0.01f32);
-    assert!(
-        (f64::from(got[0].data[1]) - angle.cos()).abs() < 2e-4,
-        "{}",
-        got[0].data[1]
-    );
+    // 10000^(6/256) is 1.24093771 in f32 and the angle 105622.547; unrounded it is 105622.541, whose cosine is -0.5856.
+    close(&got[0].data[3..4], &[-0.590_004_96]);
 }
 
 const KV: &str = "cache @kv : f32 {kv_heads = 1, head_dim = 1, window = 2}";
