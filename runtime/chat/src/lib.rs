@@ -178,7 +178,9 @@ impl Template {
                     tools => none,
                     documents => none,
                 };
-                template.render_to_write(variables, &mut output).map(|_| ())
+                template
+                    .render_captured_to(variables, &mut output)
+                    .map(|_| ())
             })
             .map_err(|error| ChatError::from_engine(&error))?;
         String::from_utf8(output.0).map_err(|error| ChatError::Failed {
@@ -243,3 +245,6 @@ impl serde_json::ser::Formatter for Spaced {
         w.write_all(b": ")
     }
 }
+
+#[cfg(test)]
+mod tests;
