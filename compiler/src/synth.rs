@@ -17,7 +17,7 @@ mod weights;
 pub use preset::Preset;
 
 use crate::import::{Config, ImportError};
-use crate::pipeline::Progress;
+use crate::progress::Progress;
 use serde_json::Value;
 use std::fs;
 use std::io;

@@ -1,6 +1,7 @@
 //! The importer against whole checkpoints: those of testdata, and copies of them changed in one place.
 
 mod bad_input;
+mod golden;
 mod model;
 mod text;
 

@@ -2,15 +2,14 @@
 
 use super::*;
 use crate::import::{ImportOptions, import};
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// Adds up what it is told; sets the flag after so many bytes.
 struct Counter<'a> {
-    total: Cell<u64>,
-    done: Cell<u64>,
+    total: AtomicU64,
+    done: AtomicU64,
     stop_after: u64,
     cancel: &'a AtomicBool,
 }
@@ -18,8 +17,8 @@ struct Counter<'a> {
 impl<'a> Counter<'a> {
     fn new(cancel: &'a AtomicBool, stop_after: u64) -> Self {
         Self {
-            total: Cell::new(0),
-            done: Cell::new(0),
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
             stop_after,
             cancel,
         }
@@ -28,12 +27,12 @@ impl<'a> Counter<'a> {
 
 impl Progress for Counter<'_> {
     fn stage(&self, _: &str, total: u64) {
-        self.total.set(total);
+        self.total.store(total, Ordering::Relaxed);
     }
 
     fn advance(&self, bytes: u64) {
-        self.done.set(self.done.get() + bytes);
-        if self.done.get() > self.stop_after {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if done > self.stop_after {
             self.cancel.store(true, Ordering::Relaxed);
         }
     }
@@ -52,8 +51,8 @@ fn make(dir: &Path, seed: u64) -> Made {
     let cancel = AtomicBool::new(false);
     let progress = Counter::new(&cancel, u64::MAX);
     let made = synth(&options(dir, seed), &progress, &cancel).expect("made");
-    assert_eq!(progress.total.get(), made.bytes);
-    assert_eq!(progress.done.get(), made.bytes);
+    assert_eq!(progress.total.into_inner(), made.bytes);
+    assert_eq!(progress.done.into_inner(), made.bytes);
     made
 }
 
@@ -118,7 +117,7 @@ fn an_interrupt_leaves_nothing() {
     let progress = Counter::new(&cancel, 1);
     let got = synth(&options(&dir.path().join("a"), 1), &progress, &cancel);
     assert!(matches!(got, Err(SynthError::Interrupted)), "{got:?}");
-    assert!(progress.done.get() < progress.total.get());
+    assert!(progress.done.into_inner() < progress.total.into_inner());
     assert_eq!(hashes(dir.path()), BTreeMap::new());
 }
 

@@ -6,7 +6,7 @@
 use super::SynthError;
 use super::noise::{Noise, VALUES_A_DRAW};
 use crate::import::{Config, TensorShape, tensor_shapes};
-use crate::pipeline::Progress;
+use crate::progress::Progress;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::fs::File;
