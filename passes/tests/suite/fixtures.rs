@@ -110,6 +110,11 @@ fn fuse_refuses_rope_kv_of_unequal_epsilons() {
 }
 
 #[test]
+fn fuse_takes_columns_that_are_there_or_refuses() {
+    check_meaning("fuse", "rope_kv_columns", fuse);
+}
+
+#[test]
 fn fuse_merges_unequal_dtypes_as_f32() {
     check_meaning("fuse", "unequal_dtypes", fuse);
 }

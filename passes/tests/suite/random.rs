@@ -1,13 +1,12 @@
 //! Random programs: any ops in any order, results used anywhere. They find the uses that patterns forget to look at.
 
 use crate::fixtures::CopyOfInput;
-use crate::weights::{assert_same_meaning, mix};
+use crate::weights::{assert_same_results, mix};
 use gembin_ir::{
     Cache, CacheId, DType, Dim, DimBounds, FunctionBuilder, Layout, Module, OpKind, TensorType,
     ValueId, Weight, WeightExpr, WeightId, text, verify::verify,
 };
 use gembin_passes::{fold_norm_offsets, fuse, lay_out, plan_memory, sink_select};
-use proptest::prelude::*;
 
 /// Width of all values but projections.
 const WIDTH: u32 = 8;
@@ -169,16 +168,16 @@ fn check(before: &Module, run: impl FnOnce(&mut Module)) -> Module {
     if let Err(faults) = verify(&after) {
         panic!("{faults}\n{}", text());
     }
-    assert_same_meaning(before, &after);
+    let same = std::panic::catch_unwind(|| assert_same_results(before, &after));
+    assert!(same.is_ok(), "{}", text());
     after
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn every_pass_keeps_the_meaning_of_random_programs(seed: u64, steps in 1usize..40) {
-        let module = program(seed, steps);
+/// Seeds are fixed: a failure stays until it is fixed, and names the program.
+#[test]
+fn every_pass_keeps_the_meaning_of_random_programs() {
+    for seed in 0..600 {
+        let module = program(seed, 1 + seed as usize % 40);
         let folded = check(&module, fold_norm_offsets);
         let sunk = check(&folded, sink_select);
         let fused = check(&sunk, fuse);
