@@ -103,13 +103,13 @@ fn python_s_methods_and_filters_work() {
         ),
         (
             "{{ messages | tojson }}",
-            "[{\"content\": \"a b <é>\", \"role\": \"user\"}]",
+            "[{\"role\": \"user\", \"content\": \"a b <é>\"}]",
         ),
         ("{{ [1, 2] | tojson(indent=1) }}", "[\n 1,\n 2\n]"),
         ("{{ strftime_now('%Y') | length }}", "4"),
         (
             "{{ eos_token }}{{ pad_token }}{{ tools is none }}",
-            "<eos>true",
+            "<eos>True",
         ),
         (
             "{% set n = namespace(x=0) %}{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{% set n.x = i %}{% endfor %}{{ n.x }}",
