@@ -121,7 +121,7 @@ fn same_expr(a: &WeightExpr, b: &WeightExpr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gembin_ir::DimBounds;
+    use gembin_ir::{Cache, DimBounds};
 
     fn module(weights: &[(&str, DType)]) -> (Module, Vec<WeightId>) {
         let bounds = DimBounds {
@@ -189,5 +189,21 @@ mod tests {
         let two = derive(&mut m, "b".into(), DType::F32, vec![4], expr);
         assert_eq!(one, two);
         assert_eq!(m.weight(one).name, "b.2");
+        m.add_cache(Cache {
+            name: "kv".into(),
+            dtype: DType::F32,
+            kv_heads: 1,
+            head_dim: 2,
+            window: None,
+            capacity: None,
+            place: None,
+        });
+        let expr = WeightExpr::ConcatRows(ids);
+        let three = derive(&mut m, "kv".into(), DType::F32, vec![8, 4], expr);
+        assert_eq!(
+            m.weight(three).name,
+            "kv.2",
+            "caches and weights share names"
+        );
     }
 }

@@ -144,6 +144,27 @@ fn quantize_tells_heads_from_matrices() {
     check_quantize("untied", None);
 }
 
+#[test]
+fn a_head_kept_as_it_is_stays_so_where_it_is_a_linear_too() {
+    let mut module = load("quantize", "tied");
+    let options = QuantOptions {
+        matrices: Some(DType::Q4),
+        head: None,
+        cache: DType::F32,
+    };
+    quantize(&mut module, &options);
+    let dtype = |name: &str| {
+        module
+            .weights
+            .iter()
+            .find(|w| w.name == name)
+            .unwrap()
+            .dtype
+    };
+    assert_eq!(dtype("embed"), DType::Bf16);
+    assert_eq!(dtype("l0.qkv"), DType::Q4);
+}
+
 fn check_quantize(case: &str, matrices: Option<DType>) {
     let options = QuantOptions {
         matrices,
