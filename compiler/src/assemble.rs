@@ -18,7 +18,11 @@ pub struct WeightTable {
 impl WeightTable {
     /// Lists the weights that ops of `module` use directly; what only feeds expressions is not stored.
     pub fn of(module: &Module) -> Self {
-        let mut table = Self { ids: vec![], entries: vec![], index: vec![None; module.weights.len()] };
+        let mut table = Self {
+            ids: vec![],
+            entries: vec![],
+            index: vec![None; module.weights.len()],
+        };
         // Decode first: it is the phase bound by reading weights, so its order is the file's order.
         for name in ["decode", "prefill"] {
             for op in module.function(name).into_iter().flat_map(|f| &f.ops) {
@@ -74,10 +78,18 @@ fn format_of(dtype: DType) -> Format {
 /// Weights an op reads.
 fn used_weights(kind: &OpKind) -> Vec<WeightId> {
     match kind {
-        OpKind::Embed { table: w, .. } | OpKind::RmsNorm { weight: w, .. } | OpKind::Linear { weight: w } => vec![*w],
-        OpKind::FusedLinear { weight, post_norm, norm, .. } => {
-            [*post_norm, *norm, Some(*weight)].into_iter().flatten().collect()
-        }
+        OpKind::Embed { table: w, .. }
+        | OpKind::RmsNorm { weight: w, .. }
+        | OpKind::Linear { weight: w } => vec![*w],
+        OpKind::FusedLinear {
+            weight,
+            post_norm,
+            norm,
+            ..
+        } => [*post_norm, *norm, Some(*weight)]
+            .into_iter()
+            .flatten()
+            .collect(),
         OpKind::RopeKv { q_norm, k_norm, .. } => [*q_norm, *k_norm].into_iter().flatten().collect(),
         OpKind::RopeTable { .. }
         | OpKind::Rope { .. }
@@ -106,13 +118,20 @@ pub fn manifest(
     vocab: u32,
 ) -> Result<Manifest, LowerError> {
     manifest::place_weights(&mut table.entries);
-    let programs = lower(module, &|id| table.index(id).expect("lowering asks only for weights that ops use"))?;
+    let programs = lower(module, &|id| {
+        table
+            .index(id)
+            .expect("lowering asks only for weights that ops use")
+    })?;
     let arena_bytes = module.arena_bytes.unwrap_or(0);
     let caches: Vec<manifest::Cache> = module
         .caches
         .iter()
         .map(|c| {
-            let place = c.place.unwrap_or(gembin_ir::Place { offset: 0, bytes: 0 });
+            let place = c.place.unwrap_or(gembin_ir::Place {
+                offset: 0,
+                bytes: 0,
+            });
             manifest::Cache {
                 name: c.name.clone(),
                 format: format_of(c.dtype),
@@ -125,14 +144,30 @@ pub fn manifest(
             }
         })
         .collect();
-    let cache_bytes = caches.iter().map(|c| c.offset).min().map_or(0, |first| arena_bytes - first);
+    let cache_bytes = caches
+        .iter()
+        .map(|c| c.offset)
+        .min()
+        .map_or(0, |first| arena_bytes - first);
     Ok(Manifest {
         model,
         provenance,
         text,
-        limits: Limits { vocab, context: module.bounds.context, slots: module.bounds.slots },
-        arena: Arena { bytes: arena_bytes, cache_bytes, caches },
+        limits: Limits {
+            vocab,
+            context: module.bounds.context,
+            slots: module.bounds.slots,
+        },
+        arena: Arena {
+            bytes: arena_bytes,
+            cache_bytes,
+            caches,
+        },
         weights: table.entries.clone(),
-        plans: vec![Plan { name: "cpu".into(), devices: vec![manifest::Device::Cpu], programs }],
+        plans: vec![Plan {
+            name: "cpu".into(),
+            devices: vec![manifest::Device::Cpu],
+            programs,
+        }],
     })
 }

@@ -78,21 +78,46 @@ impl AtomicFile {
             _ => PathBuf::from("."),
         };
         if !dir.is_dir() {
-            return Err(OutputError::NoDirectory { target: target.to_owned(), dir });
+            return Err(OutputError::NoDirectory {
+                target: target.to_owned(),
+                dir,
+            });
         }
-        let refuse = |source| OutputError::NotWritable { target: target.to_owned(), dir: dir.clone(), source };
-        let nameless =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o666).open(&dir);
+        let refuse = |source| OutputError::NotWritable {
+            target: target.to_owned(),
+            dir: dir.clone(),
+            source,
+        };
+        let nameless = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .mode(0o666)
+            .open(&dir);
         let (file, named) = match nameless {
             Ok(file) => (file, None),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
-                let (file, path) =
-                    tempfile::Builder::new().prefix(".gembin-").tempfile_in(&dir).map_err(refuse)?.into_parts();
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
+                ) =>
+            {
+                let (file, path) = tempfile::Builder::new()
+                    .prefix(".gembin-")
+                    .tempfile_in(&dir)
+                    .map_err(refuse)?
+                    .into_parts();
                 (file, Some(path))
             }
             Err(e) => return Err(refuse(e)),
         };
-        Ok(Self { file, target: target.to_owned(), dir, bytes: 0, named })
+        Ok(Self {
+            file,
+            target: target.to_owned(),
+            dir,
+            bytes: 0,
+            named,
+        })
     }
 
     /// The file, for reading and writing.
@@ -107,7 +132,10 @@ impl AtomicFile {
     pub fn reserve(&mut self, bytes: u64) -> Result<(), OutputError> {
         self.bytes = bytes;
         let Ok(len) = libc::off_t::try_from(bytes) else {
-            return Err(OutputError::DiskFull { target: self.target.clone(), bytes });
+            return Err(OutputError::DiskFull {
+                target: self.target.clone(),
+                bytes,
+            });
         };
         // SAFETY: fallocate takes an open descriptor and two numbers; it touches no memory of ours.
         if unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, len) } == 0 {
@@ -124,10 +152,14 @@ impl AtomicFile {
     /// The error to report for a failed write to the file.
     pub fn error(&self, source: io::Error) -> OutputError {
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
-                OutputError::DiskFull { target: self.target.clone(), bytes: self.bytes }
-            }
-            _ => OutputError::Io { target: self.target.clone(), source },
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => OutputError::DiskFull {
+                target: self.target.clone(),
+                bytes: self.bytes,
+            },
+            _ => OutputError::Io {
+                target: self.target.clone(),
+                source,
+            },
         }
     }
 
@@ -138,16 +170,23 @@ impl AtomicFile {
     pub fn commit(mut self) -> Result<(), OutputError> {
         self.file.sync_all().map_err(|e| self.error(e))?;
         match self.named.take() {
-            Some(path) => path.persist(&self.target).map_err(|e| self.error(e.error))?,
+            Some(path) => path
+                .persist(&self.target)
+                .map_err(|e| self.error(e.error))?,
             None => self.name_nameless().map_err(|e| self.error(e))?,
         }
         // The rename itself is durable only when the directory is.
-        File::open(&self.dir).and_then(|d| d.sync_all()).map_err(|e| self.error(e))
+        File::open(&self.dir)
+            .and_then(|d| d.sync_all())
+            .map_err(|e| self.error(e))
     }
 
     /// Links the nameless file under a hidden name (a link cannot replace a file), then renames it over the target.
     fn name_nameless(&self) -> io::Result<()> {
-        let name = self.target.file_name().ok_or_else(|| io::Error::other("the output has no file name"))?;
+        let name = self
+            .target
+            .file_name()
+            .ok_or_else(|| io::Error::other("the output has no file name"))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
@@ -157,7 +196,13 @@ impl AtomicFile {
         let _ = fs::remove_file(&hidden);
         // SAFETY: both paths are NUL-terminated strings that outlive the call.
         let linked = unsafe {
-            libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+            libc::linkat(
+                libc::AT_FDCWD,
+                from.as_ptr(),
+                libc::AT_FDCWD,
+                to.as_ptr(),
+                libc::AT_SYMLINK_FOLLOW,
+            )
         };
         if linked != 0 {
             return Err(io::Error::last_os_error());
@@ -174,8 +219,10 @@ mod tests {
     use std::io::Write;
 
     fn entries(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }

@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 
 /// Compiles Gemma checkpoints ahead of time into one file that gemrun executes.
 #[derive(Parser)]
-#[command(name = "gemc", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "gemc",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   gemc compile gemma-3-1b-it -o gemma.gembin --quant q4
   gemc emit gemma-3-1b-it --stage fuse
-  gemc synth --preset gemma-3-1b --seed 7 -o synth-1b")]
+  gemc synth --preset gemma-3-1b --seed 7 -o synth-1b"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -170,15 +175,22 @@ impl Options {
 }
 
 fn parse_stage(name: &str) -> Result<Stage, String> {
-    Stage::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
-        format!("the stages are {}", names.join(", "))
-    })
+    Stage::ALL
+        .into_iter()
+        .find(|s| s.name() == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
+            format!("the stages are {}", names.join(", "))
+        })
 }
 
 fn parse_preset(name: &str) -> Result<synth::Preset, String> {
-    synth::Preset::from_name(name)
-        .ok_or_else(|| format!("the presets are {}", synth::Preset::names().collect::<Vec<_>>().join(", ")))
+    synth::Preset::from_name(name).ok_or_else(|| {
+        format!(
+            "the presets are {}",
+            synth::Preset::names().collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 /// Set by Ctrl-C; long work looks at it and ends, leaving nothing behind.
@@ -232,7 +244,9 @@ fn emit(args: &Emit) -> Result<()> {
     match &args.output {
         Some(path) => {
             let mut file = gembin_compiler::atomic_file::AtomicFile::create(path)?;
-            file.file().write_all(text.as_bytes()).map_err(|e| file.error(e))?;
+            file.file()
+                .write_all(text.as_bytes())
+                .map_err(|e| file.error(e))?;
             file.commit()?;
         }
         None => match std::io::stdout().lock().write_all(text.as_bytes()) {
@@ -258,7 +272,12 @@ fn synthesize(args: &Synth) -> Result<()> {
     );
     bar.finish();
     let made = result?;
-    eprintln!("{}: {} shards, {:.2} GB", args.output.display(), made.shards, made.bytes as f64 / 1e9);
+    eprintln!(
+        "{}: {} shards, {:.2} GB",
+        args.output.display(),
+        made.shards,
+        made.bytes as f64 / 1e9
+    );
     Ok(())
 }
 
@@ -268,7 +287,11 @@ struct Bar(ProgressBar);
 impl Bar {
     fn new(quiet: bool) -> Self {
         let hidden = quiet || !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let target = if hidden {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
         Self(ProgressBar::with_draw_target(None, target))
     }
 
@@ -283,7 +306,8 @@ impl Progress for Bar {
             0 => "{msg} {spinner} {elapsed}",
             _ => "{msg} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
         };
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.0.set_style(style);
         self.0.set_length(total);
         self.0.set_position(0);

@@ -57,9 +57,10 @@ pub fn pack_weight<E: From<String>>(
                     0 => (0..count).map(|_| Default::default()).collect(),
                     n => batch_scales.chunks_mut(n).collect(),
                 };
-                data.par_chunks_mut(block_bytes).zip(scale_chunks).enumerate().try_for_each_init(
-                    Vec::new,
-                    |rows: &mut Vec<f32>, (i, (data, scales))| {
+                data.par_chunks_mut(block_bytes)
+                    .zip(scale_chunks)
+                    .enumerate()
+                    .try_for_each_init(Vec::new, |rows: &mut Vec<f32>, (i, (data, scales))| {
                         let first_row = (first + i) * BLOCK;
                         let count = BLOCK.min(entry.rows as usize - first_row);
                         rows.clear();
@@ -67,11 +68,14 @@ pub fn pack_weight<E: From<String>>(
                         eval_rows(module, source, id, first_row, rows)?;
                         encode_block(entry.format, rows, cols, data, scales);
                         Ok::<(), String>(())
-                    },
-                )?;
+                    })?;
                 sink(data)?;
             }
-            if scales.is_empty() { Ok(()) } else { sink(&scales) }
+            if scales.is_empty() {
+                Ok(())
+            } else {
+                sink(&scales)
+            }
         }
     }
 }
@@ -82,7 +86,9 @@ pub fn pack_weight<E: From<String>>(
 pub fn encode_block(format: Format, rows: &[f32], cols: usize, data: &mut [u8], scales: &mut [u8]) {
     let (words, _) = data.as_chunks_mut::<4>();
     match format {
-        Format::F32 => each_value(rows, cols, |lane, col, v| words[col * BLOCK + lane] = v.to_le_bytes()),
+        Format::F32 => each_value(rows, cols, |lane, col, v| {
+            words[col * BLOCK + lane] = v.to_le_bytes()
+        }),
         Format::F16 | Format::Bf16 => {
             data.fill(0);
             let (words, _) = data.as_chunks_mut::<4>();
@@ -114,7 +120,8 @@ pub fn encode_block(format: Format, rows: &[f32], cols: usize, data: &mut [u8], 
                     } else {
                         let (scale, q) = quant::quantize_q4(&group);
                         for (w, q) in q.as_chunks::<8>().0.iter().enumerate() {
-                            words[(g * 4 + w) * BLOCK + lane] = std::array::from_fn(|b| q[b] | (q[b + 4] << 4));
+                            words[(g * 4 + w) * BLOCK + lane] =
+                                std::array::from_fn(|b| q[b] | (q[b + 4] << 4));
                         }
                         scale
                     };
@@ -135,14 +142,23 @@ fn each_value(rows: &[f32], cols: usize, mut put: impl FnMut(usize, usize, f32))
 
 /// Decodes rows `first_row ..` of a packed matrix to f32; `out` holds whole rows. The inverse of [`encode_block`], bar
 /// what quantization lost.
-pub fn decode_rows(entry: &WeightEntry, data: &[u8], scales: &[u8], first_row: usize, out: &mut [f32]) {
+pub fn decode_rows(
+    entry: &WeightEntry,
+    data: &[u8],
+    scales: &[u8],
+    first_row: usize,
+    out: &mut [f32],
+) {
     let cols = entry.cols as usize;
     let (words, _) = data.as_chunks::<4>();
     let (scales, _) = scales.as_chunks::<2>();
     let words_per_row = entry.format.words(entry.cols) as usize;
     let groups = layout::groups(entry.cols) as usize;
     let scale = |block: usize, group: usize, lane: usize| {
-        f16::from_bits(u16::from_le_bytes(scales[(block * groups + group) * BLOCK + lane])).to_f32()
+        f16::from_bits(u16::from_le_bytes(
+            scales[(block * groups + group) * BLOCK + lane],
+        ))
+        .to_f32()
     };
     let per_word = entry.format.values_per_word() as usize;
     for (i, row) in out.chunks_mut(cols).enumerate() {
@@ -152,15 +168,25 @@ pub fn decode_rows(entry: &WeightEntry, data: &[u8], scales: &[u8], first_row: u
             let word = block_words[w * BLOCK + lane];
             match entry.format {
                 Format::F32 => values[0] = f32::from_le_bytes(word),
-                Format::F16 => each(values, |b| f16::from_le_bytes([word[2 * b], word[2 * b + 1]]).to_f32()),
-                Format::Bf16 => each(values, |b| bf16::from_le_bytes([word[2 * b], word[2 * b + 1]]).to_f32()),
+                Format::F16 => each(values, |b| {
+                    f16::from_le_bytes([word[2 * b], word[2 * b + 1]]).to_f32()
+                }),
+                Format::Bf16 => each(values, |b| {
+                    bf16::from_le_bytes([word[2 * b], word[2 * b + 1]]).to_f32()
+                }),
                 Format::Q8 => {
                     let s = scale(block, w * per_word / GROUP_LEN, lane);
                     each(values, |b| s * f32::from(word[b] as i8));
                 }
                 Format::Q4 => {
                     let s = scale(block, w * per_word / GROUP_LEN, lane);
-                    let nibble = |b: usize| if b < 4 { word[b] & 15 } else { word[b - 4] >> 4 };
+                    let nibble = |b: usize| {
+                        if b < 4 {
+                            word[b] & 15
+                        } else {
+                            word[b - 4] >> 4
+                        }
+                    };
                     each(values, |b| s * f32::from(nibble(b) as i8 - 8));
                 }
             }
@@ -180,7 +206,9 @@ mod tests {
     use gembin_bundle::manifest::Span;
 
     fn round_trip(format: Format, rows: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
-        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
+        let values: Vec<f32> = (0..rows * cols)
+            .map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0)
+            .collect();
         let entry = WeightEntry {
             name: "w".into(),
             format,
@@ -197,7 +225,13 @@ mod tests {
         let (db, sb) = (data.len() / blocks, scales.len() / blocks);
         for b in 0..blocks {
             let part = &values[b * BLOCK * cols..values.len().min((b + 1) * BLOCK * cols)];
-            encode_block(format, part, cols, &mut data[b * db..][..db], &mut scales[b * sb..][..sb]);
+            encode_block(
+                format,
+                part,
+                cols,
+                &mut data[b * db..][..db],
+                &mut scales[b * sb..][..sb],
+            );
         }
         let mut back = vec![f32::NAN; rows * cols];
         decode_rows(&entry, &data, &scales, 0, &mut back);
@@ -216,7 +250,10 @@ mod tests {
             ] {
                 let (a, b) = round_trip(format, rows, cols);
                 for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-                    assert!((a - b).abs() <= tolerance, "{format:?} {rows}x{cols} value {i}: {a} became {b}");
+                    assert!(
+                        (a - b).abs() <= tolerance,
+                        "{format:?} {rows}x{cols} value {i}: {a} became {b}"
+                    );
                 }
             }
         }
@@ -229,6 +266,9 @@ mod tests {
         let mut data = vec![0; layout::data_bytes(Format::F32, 16, cols as u32) as usize];
         encode_block(Format::F32, &rows, cols, &mut data, &mut []);
         let at = layout::word_index(Format::F32, cols as u32, 5, 7) as usize * 4;
-        assert_eq!(f32::from_le_bytes(data[at..at + 4].try_into().unwrap()), rows[5 * cols + 7]);
+        assert_eq!(
+            f32::from_le_bytes(data[at..at + 4].try_into().unwrap()),
+            rows[5 * cols + 7]
+        );
     }
 }

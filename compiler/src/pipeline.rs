@@ -8,7 +8,7 @@ use crate::import::{self, ImportError, ImportOptions, Imported};
 use crate::pack;
 pub use crate::progress::Progress;
 use crate::reference::{self, PackedWeights};
-use gembin_bundle::format::{References, Writer, WriteError};
+use gembin_bundle::format::{References, WriteError, Writer};
 use gembin_bundle::manifest::{Manifest, Provenance};
 use gembin_ir::verify::verify;
 use gembin_ir::{DType, Module};
@@ -191,6 +191,11 @@ pub enum CompileError {
         /// What is wrong.
         reason: String,
     },
+    /// The checkpoint's other files speak of a tokenizer that is not there.
+    #[error(
+        "{0}: tokenizer_config.json is there, but neither tokenizer.json nor tokenizer.model; add one of them"
+    )]
+    TokenizerMissing(String),
     /// The chat template does not parse.
     #[error("chat template: {0}")]
     ChatTemplate(String),
@@ -243,7 +248,11 @@ pub struct Compiled {
 ///
 /// # Errors
 /// When the checkpoint is not usable.
-pub fn lower_to_stage(dir: &Path, options: &CompileOptions, stage: Stage) -> Result<Imported, CompileError> {
+pub fn lower_to_stage(
+    dir: &Path,
+    options: &CompileOptions,
+    stage: Stage,
+) -> Result<Imported, CompileError> {
     let mut imported = import::import(dir, &options.import())?;
     gembin_passes::run_until(&mut imported.module, stage, &options.passes(), &CpuScratch)?;
     Ok(imported)
@@ -264,9 +273,10 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let mut file = AtomicFile::create(output)?;
     let imported = lower_to_stage(dir, options, Stage::Plan)?;
-    let tokenizer = compile_tokenizer(&imported)?;
+    let tokenizer = compile_tokenizer(dir, &imported)?;
     if let Some(template) = &imported.text.chat_template {
-        gembin_chat::check_template(template).map_err(|e| CompileError::ChatTemplate(e.to_string()))?;
+        gembin_chat::check_template(template)
+            .map_err(|e| CompileError::ChatTemplate(e.to_string()))?;
     }
 
     let module = &imported.module;
@@ -276,21 +286,40 @@ pub fn compile(
         options: options.spelled(module),
         sources: import::hash_sources(&imported)?,
     };
-    let model =
-        gembin_bundle::manifest::ModelFacts { quantization: options.quantization(), ..imported.facts.clone() };
+    let model = gembin_bundle::manifest::ModelFacts {
+        quantization: options.quantization(),
+        ..imported.facts.clone()
+    };
     let mut table = WeightTable::of(module);
     let vocab = imported.vocab;
-    let manifest =
-        assemble::manifest(proof, &mut table, model, imported.text.clone(), provenance, vocab)?;
+    let manifest = assemble::manifest(
+        proof,
+        &mut table,
+        model,
+        imported.text.clone(),
+        provenance,
+        vocab,
+    )?;
 
     let prompt = reference::prompt(module, vocab, imported.text.bos);
     let references_bytes = References::section_bytes(prompt.tokens.len() as u32, vocab);
     let out = file.file().try_clone().map_err(|e| file.error(e))?;
     let mut writer = Writer::new(out, &manifest, tokenizer.as_deref(), Some(references_bytes))
         .map_err(|e| write_error(&file, e))?;
+    // What the runtime would refuse to run must not leave the compiler.
+    let weights_bytes = writer.file_bytes() - writer.weights_offset();
+    gembin_bundle::check::check(manifest.clone(), weights_bytes)
+        .map_err(|e| CompileError::Internal(e.to_string()))?;
     file.reserve(writer.file_bytes())?;
 
-    progress.stage("packing weights", table.entries.iter().map(|e| e.data.bytes + e.scales.bytes).sum());
+    progress.stage(
+        "packing weights",
+        table
+            .entries
+            .iter()
+            .map(|e| e.data.bytes + e.scales.bytes)
+            .sum(),
+    );
     for (id, entry) in table.ids.iter().zip(&table.entries) {
         pack::pack_weight(module, &imported.checkpoint, *id, entry, |piece| {
             if cancel.load(Ordering::Relaxed) {
@@ -307,7 +336,10 @@ pub fn compile(
     let outputs = {
         // SAFETY: the file has no name yet, so no other process can shorten or change it while it is mapped.
         let map = unsafe { memmap2::Mmap::map(&*file.file()) }.map_err(|e| file.error(e))?;
-        let weights = PackedWeights { table: &table, bytes: &map[writer.weights_offset() as usize..] };
+        let weights = PackedWeights {
+            table: &table,
+            bytes: &map[writer.weights_offset() as usize..],
+        };
         reference::run(module, &weights, &prompt).map_err(CompileError::Internal)?
     };
     let references = References {
@@ -321,19 +353,27 @@ pub fn compile(
         return Err(CompileError::Interrupted);
     }
     let bytes = writer.file_bytes();
-    writer.finish(manifest.clone(), Some(&references)).map_err(|e| write_error(&file, e))?;
+    writer
+        .finish(manifest.clone(), Some(&references))
+        .map_err(|e| write_error(&file, e))?;
     file.commit()?;
     Ok(Compiled { manifest, bytes })
 }
 
-/// The tokenizer in the form that the runtime maps; none for a checkpoint that has token ids only.
-fn compile_tokenizer(imported: &Imported) -> Result<Option<Vec<u8>>, CompileError> {
+/// The tokenizer in the form that the runtime maps; none for a checkpoint that never had one: it runs on token ids.
+fn compile_tokenizer(dir: &Path, imported: &Imported) -> Result<Option<Vec<u8>>, CompileError> {
     let (path, sentencepiece) = match (&imported.tokenizer_json, &imported.tokenizer_model) {
         (Some(json), _) => (json, false),
         (None, Some(model)) => (model, true),
+        (None, None) if dir.join("tokenizer_config.json").exists() => {
+            return Err(CompileError::TokenizerMissing(dir.display().to_string()));
+        }
         (None, None) => return Ok(None),
     };
-    let fail = |reason: String| CompileError::Tokenizer { file: path.display().to_string(), reason };
+    let fail = |reason: String| CompileError::Tokenizer {
+        file: path.display().to_string(),
+        reason,
+    };
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let compiled = match sentencepiece {
         false => gembin_tokenizer::compile(&bytes),

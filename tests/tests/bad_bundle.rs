@@ -14,7 +14,15 @@ fn bundle() -> &'static Path {
         let dir = scratch_dir();
         let path = dir.path().join("story.gembin");
         let model = model_dir("story-gemma3-draft");
-        gemc(["compile", model.to_str().unwrap(), "-o", path.to_str().unwrap(), "--context", "64"]).success();
+        gemc([
+            "compile",
+            model.to_str().unwrap(),
+            "-o",
+            path.to_str().unwrap(),
+            "--context",
+            "64",
+        ])
+        .success();
         (dir, path)
     });
     path
@@ -36,14 +44,23 @@ fn refuse(bytes: &[u8], needles: &[&str]) {
     let dir = scratch_dir();
     let path = dir.path().join("bad.gembin");
     fs::write(&path, bytes).unwrap();
-    one_line(&gemrun(["info", path.to_str().unwrap()]).failure(1), needles);
+    one_line(
+        &gemrun(["info", path.to_str().unwrap()]).failure(1),
+        needles,
+    );
 }
 
 #[test]
 fn files_that_are_no_bundles() {
-    one_line(&gemrun(["info", "/nonexistent.gembin"]).failure(1), &["/nonexistent.gembin"]);
+    one_line(
+        &gemrun(["info", "/nonexistent.gembin"]).failure(1),
+        &["/nonexistent.gembin"],
+    );
     let dir = scratch_dir();
-    one_line(&gemrun(["info", dir.path().to_str().unwrap()]).failure(1), &["directory"]);
+    one_line(
+        &gemrun(["info", dir.path().to_str().unwrap()]).failure(1),
+        &["directory"],
+    );
     refuse(b"", &["empty"]);
     refuse(b"GGUF and then some", &["not a gembin"]);
     refuse(&[0; 4096], &["not a gembin"]);
@@ -78,7 +95,16 @@ fn verify_names_a_damaged_weight_and_check_refuses_to_run_it() {
     let out = gemrun(["verify", path]);
     assert_eq!(out.code, Some(1), "{out:?}");
     assert!(out.stderr.contains("weight"), "{out:?}");
-    let stderr = gemrun(["generate", path, "--prompt", "a", "--max-tokens", "1", "--check"]).failure(1);
+    let stderr = gemrun([
+        "generate",
+        path,
+        "--prompt",
+        "a",
+        "--max-tokens",
+        "1",
+        "--check",
+    ])
+    .failure(1);
     assert!(stderr.contains("weight"), "{stderr}");
 }
 
@@ -86,14 +112,26 @@ fn verify_names_a_damaged_weight_and_check_refuses_to_run_it() {
 fn verify_passes_on_every_format_and_every_instruction_set() {
     let devices: serde_json::Value =
         serde_json::from_str(&gemrun(["devices", "--json"]).success()).expect("one JSON value");
-    let isas: Vec<&str> =
-        devices["devices"][0]["isas"].as_array().expect("isas").iter().map(|v| v.as_str().unwrap()).collect();
+    let isas: Vec<&str> = devices["devices"][0]["isas"]
+        .as_array()
+        .expect("isas")
+        .iter()
+        .map(|v| v.as_str().unwrap())
+        .collect();
     let dir = scratch_dir();
     for model in ["story-gemma3", "gemma1-mqa"] {
         for quant in ["none", "q8", "q4"] {
             let path = dir.path().join("m.gembin");
             let path = path.to_str().unwrap();
-            gemc(["compile", model_dir(model).to_str().unwrap(), "-o", path, "--quant", quant]).success();
+            gemc([
+                "compile",
+                model_dir(model).to_str().unwrap(),
+                "-o",
+                path,
+                "--quant",
+                quant,
+            ])
+            .success();
             for isa in &isas {
                 let out = gemrun(["verify", path, "--isa", isa]);
                 assert_eq!(out.code, Some(0), "{model} {quant} {isa}: {}", out.stderr);
@@ -106,19 +144,48 @@ fn verify_passes_on_every_format_and_every_instruction_set() {
 fn requests_that_cannot_be_served() {
     let b = bundle().to_str().unwrap();
     let fail = |args: &[&str]| gemrun(args).failure(1);
-    one_line(&fail(&["generate", b, "--prompt", "a", "--device", "quantum"]), &["quantum", "cpu"]);
-    one_line(&fail(&["logits", b, "--ids", "2,99999", "-o", "/tmp/never.safetensors"]), &["99999"]);
-    one_line(&fail(&["generate", b, "--prompt-file", "/nonexistent.txt"]), &["/nonexistent.txt"]);
+    one_line(
+        &fail(&["generate", b, "--prompt", "a", "--device", "quantum"]),
+        &["quantum", "cpu"],
+    );
+    one_line(
+        &fail(&[
+            "logits",
+            b,
+            "--ids",
+            "2,99999",
+            "-o",
+            "/tmp/never.safetensors",
+        ]),
+        &["99999"],
+    );
+    one_line(
+        &fail(&["generate", b, "--prompt-file", "/nonexistent.txt"]),
+        &["/nonexistent.txt"],
+    );
     let long = "word ".repeat(200);
     one_line(&fail(&["generate", b, "--prompt", &long]), &["64"]);
-    one_line(&fail(&["generate", b, "--prompt", "a", "--temperature=-1"]), &["temperature"]);
-    one_line(&fail(&["generate", b, "--prompt", "a", "--top-p", "1.5"]), &["1.5"]);
-    one_line(&fail(&["eval", b, "--text", "/nonexistent.txt"]), &["/nonexistent.txt"]);
+    one_line(
+        &fail(&["generate", b, "--prompt", "a", "--temperature=-1"]),
+        &["temperature"],
+    );
+    one_line(
+        &fail(&["generate", b, "--prompt", "a", "--top-p", "1.5"]),
+        &["1.5"],
+    );
+    one_line(
+        &fail(&["eval", b, "--text", "/nonexistent.txt"]),
+        &["/nonexistent.txt"],
+    );
     let mut invalid = Command::new(gemrun_path());
     invalid.args(["generate", b]);
     one_line(&run(&mut invalid, b"caf\xe9 ol\xe9").failure(1), &["UTF-8"]);
     assert!(gemrun(["generate"]).failure(2).contains("Usage"));
-    assert!(gemrun(["logits", b, "--ids", "2,x", "-o", "/tmp/never.safetensors"]).failure(2).contains("x"));
+    assert!(
+        gemrun(["logits", b, "--ids", "2,x", "-o", "/tmp/never.safetensors"])
+            .failure(2)
+            .contains("x")
+    );
 }
 
 #[test]
@@ -126,8 +193,20 @@ fn a_bundle_without_tokenizer_says_so_and_runs_on_ids() {
     let dir = scratch_dir();
     let path = dir.path().join("m.gembin");
     let path = path.to_str().unwrap();
-    gemc(["compile", model_dir("gemma1-mqa").to_str().unwrap(), "-o", path]).success();
-    one_line(&gemrun(["generate", path, "--prompt", "hello"]).failure(1), &["tokenizer", "--ids"]);
-    one_line(&gemrun(["generate", path, "--chat", "--prompt", "hello"]).failure(1), &["tokenizer"]);
+    gemc([
+        "compile",
+        model_dir("gemma1-mqa").to_str().unwrap(),
+        "-o",
+        path,
+    ])
+    .success();
+    one_line(
+        &gemrun(["generate", path, "--prompt", "hello"]).failure(1),
+        &["tokenizer", "--ids"],
+    );
+    one_line(
+        &gemrun(["generate", path, "--chat", "--prompt", "hello"]).failure(1),
+        &["tokenizer"],
+    );
     gemrun(["generate", path, "--ids", "2,5", "--max-tokens", "3"]).success();
 }

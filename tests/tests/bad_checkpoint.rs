@@ -17,7 +17,9 @@ impl Copy {
         for entry in fs::read_dir(model_dir(model)).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-            let mut p = fs::metadata(dir.path().join(entry.file_name())).unwrap().permissions();
+            let mut p = fs::metadata(dir.path().join(entry.file_name()))
+                .unwrap()
+                .permissions();
             p.set_mode(0o644);
             fs::set_permissions(dir.path().join(entry.file_name()), p).unwrap();
         }
@@ -55,12 +57,25 @@ fn refuse(dir: &Path, extra: &[&str], needles: &[&str]) {
     let out_dir = scratch_dir();
     let out = out_dir.path().join("m.gembin");
     fs::write(&out, "old").unwrap();
-    let mut args = vec!["compile", dir.to_str().unwrap(), "-o", out.to_str().unwrap()];
+    let mut args = vec![
+        "compile",
+        dir.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+    ];
     args.extend(extra);
     let stderr = gemc(args).failure(1);
     one_line(&stderr, needles);
-    assert_eq!(fs::read(&out).unwrap(), b"old", "the old output was touched");
-    assert_eq!(fs::read_dir(out_dir.path()).unwrap().count(), 1, "something was left behind");
+    assert_eq!(
+        fs::read(&out).unwrap(),
+        b"old",
+        "the old output was touched"
+    );
+    assert_eq!(
+        fs::read_dir(out_dir.path()).unwrap().count(),
+        1,
+        "something was left behind"
+    );
 }
 
 #[track_caller]
@@ -75,7 +90,11 @@ fn one_line(stderr: &str, needles: &[&str]) {
 
 #[test]
 fn directories_and_files_that_are_not_there() {
-    refuse(Path::new("/nonexistent/model"), &[], &["/nonexistent/model", "not a directory"]);
+    refuse(
+        Path::new("/nonexistent/model"),
+        &[],
+        &["/nonexistent/model", "not a directory"],
+    );
     let empty = scratch_dir();
     refuse(empty.path(), &[], &["config.json"]);
     let c = Copy::of("gemma1-mqa");
@@ -89,12 +108,20 @@ fn directories_and_files_that_are_not_there() {
 #[test]
 fn configurations() {
     let cases: [(&str, Value, &[&str]); 7] = [
-        ("model_type", json!("llama"), &["llama", "gemma", "gemma2", "gemma3"]),
+        (
+            "model_type",
+            json!("llama"),
+            &["llama", "gemma", "gemma2", "gemma3"],
+        ),
         ("model_type", json!(7), &["model_type"]),
         ("hidden_size", json!(0), &["hidden_size"]),
         ("hidden_size", json!(-96), &["hidden_size"]),
         ("num_hidden_layers", json!(1e15), &["num_hidden_layers"]),
-        ("num_attention_heads", json!("four"), &["num_attention_heads"]),
+        (
+            "num_attention_heads",
+            json!("four"),
+            &["num_attention_heads"],
+        ),
         ("hidden_activation", json!("relu"), &["relu"]),
     ];
     for (key, value, needles) in cases {
@@ -190,7 +217,9 @@ fn tokenizers_and_templates() {
     refuse(c.dir.path(), &[], &["tokenizer.json", "Unigram"]);
 
     let c = Copy::of("story-gemma3");
-    c.edit_json("tokenizer_config.json", |v| v["chat_template"] = json!("{% for m in %}"));
+    c.edit_json("tokenizer_config.json", |v| {
+        v["chat_template"] = json!("{% for m in %}")
+    });
     refuse(c.dir.path(), &[], &["chat template"]);
 
     // Weights are of use without a text side only when the user asks for it by giving token ids.
@@ -206,15 +235,36 @@ fn outputs_that_cannot_be_written() {
     let model = model.to_str().unwrap();
     let dir = scratch_dir();
     let missing = dir.path().join("no/such/m.gembin");
-    one_line(&gemc(["compile", model, "-o", missing.to_str().unwrap()]).failure(1), &["does not exist"]);
-    one_line(&gemc(["compile", model, "-o", dir.path().to_str().unwrap()]).failure(1), &["is a directory"]);
-    one_line(&gemc(["compile", model, "-o", "/proc/m.gembin"]).failure(1), &["/proc"]);
+    one_line(
+        &gemc(["compile", model, "-o", missing.to_str().unwrap()]).failure(1),
+        &["does not exist"],
+    );
+    one_line(
+        &gemc(["compile", model, "-o", dir.path().to_str().unwrap()]).failure(1),
+        &["is a directory"],
+    );
+    one_line(
+        &gemc(["compile", model, "-o", "/proc/m.gembin"]).failure(1),
+        &["/proc"],
+    );
 }
 
 #[test]
 fn usage_errors_have_code_two() {
     assert!(gemc(["compile"]).failure(2).contains("Usage"));
-    assert!(gemc(["compile", "x", "-o", "y", "--quant", "q5"]).failure(2).contains("q5"));
-    assert!(gemc(["emit", "x", "--stage", "nowhere"]).failure(2).contains("nowhere"));
-    assert!(gemc(["synth", "--preset", "gemma-9", "-o", "y"]).failure(2).contains("gemma-3-1b"));
+    assert!(
+        gemc(["compile", "x", "-o", "y", "--quant", "q5"])
+            .failure(2)
+            .contains("q5")
+    );
+    assert!(
+        gemc(["emit", "x", "--stage", "nowhere"])
+            .failure(2)
+            .contains("nowhere")
+    );
+    assert!(
+        gemc(["synth", "--preset", "gemma-9", "-o", "y"])
+            .failure(2)
+            .contains("gemma-3-1b")
+    );
 }

@@ -111,7 +111,13 @@ fn an_interrupted_compile_leaves_the_old_file_and_nothing_else() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(150));
         let kill = format!("kill -{signal} {}", child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
         let started = Instant::now();
         let status = child.wait().unwrap();
         assert!(

@@ -14,19 +14,36 @@ fn story() -> &'static str {
         let dir = scratch_dir();
         let path = dir.path().join("story.gembin");
         let model = model_dir("story-gemma3");
-        gemc(["compile", model.to_str().unwrap(), "-o", path.to_str().unwrap()]).success();
+        gemc([
+            "compile",
+            model.to_str().unwrap(),
+            "-o",
+            path.to_str().unwrap(),
+        ])
+        .success();
         (dir, path)
     });
     path.to_str().unwrap()
 }
 
 fn generate(args: &[&str]) -> String {
-    gemrun(["generate", story()].into_iter().chain(args.iter().copied())).success()
+    gemrun(
+        ["generate", story()]
+            .into_iter()
+            .chain(args.iter().copied()),
+    )
+    .success()
 }
 
 #[test]
 fn the_same_seed_gives_the_same_text_and_another_seed_another() {
-    let prompt = ["--chat", "--prompt", "Write a story about a brave fox.", "--max-tokens", "60"];
+    let prompt = [
+        "--chat",
+        "--prompt",
+        "Write a story about a brave fox.",
+        "--max-tokens",
+        "60",
+    ];
     let with = |seed: &str, threads: &str| {
         let mut args = prompt.to_vec();
         args.extend(["--seed", seed, "--threads", threads]);
@@ -34,14 +51,28 @@ fn the_same_seed_gives_the_same_text_and_another_seed_another() {
     };
     let text = with("7", "1");
     assert_eq!(text, with("7", "1"));
-    assert_eq!(text, with("7", "2"), "the number of threads changed the text");
+    assert_eq!(
+        text,
+        with("7", "2"),
+        "the number of threads changed the text"
+    );
     let others = ["8", "9", "10"].map(|seed| with(seed, "1"));
-    assert!(others.iter().any(|other| *other != text), "four seeds, one text: {text}");
+    assert!(
+        others.iter().any(|other| *other != text),
+        "four seeds, one text: {text}"
+    );
 }
 
 #[test]
 fn a_chat_prompt_gives_a_story_that_ends_by_itself() {
-    let text = generate(&["--chat", "--prompt", "Write a story about a brave fox.", "--greedy", "--max-tokens", "400"]);
+    let text = generate(&[
+        "--chat",
+        "--prompt",
+        "Write a story about a brave fox.",
+        "--greedy",
+        "--max-tokens",
+        "400",
+    ]);
     assert!(text.contains("fox"), "{text}");
     assert!(text.split_whitespace().count() > 30, "{text}");
     assert!(!text.contains("<end_of_turn>"), "{text}");
@@ -66,17 +97,34 @@ fn a_prompt_comes_from_argument_file_or_standard_input() {
 
 #[test]
 fn a_stop_string_ends_the_text_before_it() {
-    let flags = ["--prompt", "Once upon a time", "--greedy", "--max-tokens", "60"];
+    let flags = [
+        "--prompt",
+        "Once upon a time",
+        "--greedy",
+        "--max-tokens",
+        "60",
+    ];
     let whole = generate(&flags);
-    let word = whole.split_whitespace().nth(6).expect("some words").to_owned();
+    let word = whole
+        .split_whitespace()
+        .nth(6)
+        .expect("some words")
+        .to_owned();
     let cut = generate(&[&flags[..], &["--stop", &word]].concat());
     assert!(!cut.contains(&word), "{cut:?} holds {word:?}");
-    assert!(whole.starts_with(cut.trim_end_matches('\n')), "{cut:?} is no start of {whole:?}");
+    assert!(
+        whole.starts_with(cut.trim_end_matches('\n')),
+        "{cut:?} is no start of {whole:?}"
+    );
 }
 
 #[test]
 fn an_empty_prompt_is_a_document_from_its_start() {
-    assert!(!generate(&["--prompt", "", "--max-tokens", "10", "--seed", "3"]).trim().is_empty());
+    assert!(
+        !generate(&["--prompt", "", "--max-tokens", "10", "--seed", "3"])
+            .trim()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -96,11 +144,22 @@ fn info_bench_and_devices_print_json() {
     let info = parse(gemrun(["info", story(), "--json"]).success());
     assert!(info.is_object());
     let bench = gemrun([
-        "bench", story(), "--prompt-tokens", "20", "--gen-tokens", "5", "--repeat", "2", "--json",
+        "bench",
+        story(),
+        "--prompt-tokens",
+        "20",
+        "--gen-tokens",
+        "5",
+        "--repeat",
+        "2",
+        "--json",
     ]);
     let bench = parse(bench.success());
     for key in ["prefill_tokens_per_s", "decode_tokens_per_s"] {
-        assert!(bench[key].as_f64().is_some_and(|v| v > 0.0), "{key} in {bench}");
+        assert!(
+            bench[key].as_f64().is_some_and(|v| v > 0.0),
+            "{key} in {bench}"
+        );
     }
     assert_eq!(bench["runs"].as_array().map(Vec::len), Some(2));
 }
@@ -108,8 +167,16 @@ fn info_bench_and_devices_print_json() {
 #[test]
 fn every_command_has_help_with_examples() {
     for (tool, commands) in [
-        (gemrun_path(), &["generate", "chat", "info", "eval", "logits", "bench", "verify", "devices"][..]),
-        (gembin_tests::commands::gemc_path(), &["compile", "emit", "synth"]),
+        (
+            gemrun_path(),
+            &[
+                "generate", "chat", "info", "eval", "logits", "bench", "verify", "devices",
+            ][..],
+        ),
+        (
+            gembin_tests::commands::gemc_path(),
+            &["compile", "emit", "synth"],
+        ),
     ] {
         for name in commands {
             let out = run(Command::new(tool).args([name, "--help"]), b"").success();
@@ -123,8 +190,28 @@ fn a_conversation_fills_the_context_and_says_so() {
     let dir = scratch_dir();
     let path = dir.path().join("m.gembin");
     let model = model_dir("story-gemma3-draft");
-    gemc([Path::new("compile"), &model, Path::new("-o"), &path, Path::new("--context"), Path::new("24")]).success();
-    let out = gemrun(["generate", path.to_str().unwrap(), "--prompt", "One day", "--ignore-eos", "--max-tokens", "100"]);
+    gemc([
+        Path::new("compile"),
+        &model,
+        Path::new("-o"),
+        &path,
+        Path::new("--context"),
+        Path::new("24"),
+    ])
+    .success();
+    let out = gemrun([
+        "generate",
+        path.to_str().unwrap(),
+        "--prompt",
+        "One day",
+        "--ignore-eos",
+        "--max-tokens",
+        "100",
+    ]);
     assert_eq!(out.code, Some(0), "{}", out.stderr);
-    assert!(out.stderr.contains("24"), "no notice that the context is full: {}", out.stderr);
+    assert!(
+        out.stderr.contains("24"),
+        "no notice that the context is full: {}",
+        out.stderr
+    );
 }

@@ -15,7 +15,9 @@ pub struct CpuScratch;
 
 impl Scratch for CpuScratch {
     fn scratch_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64 {
-        let OpKind::FusedLinear { .. } = op.kind else { return 0 };
+        let OpKind::FusedLinear { .. } = op.kind else {
+            return 0;
+        };
         let x = function.value(op.operands[0]);
         let (rows, cols) = x.ty.as_matrix().expect("a verified linear reads a matrix");
         cpu::activation_bytes(max_rows(module, function, rows), cols)
@@ -26,7 +28,9 @@ impl Scratch for CpuScratch {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LowerError {
     /// Memory planning has not run.
-    #[error("{function}: {value} has no place in the arena; memory planning must run before lowering")]
+    #[error(
+        "{function}: {value} has no place in the arena; memory planning must run before lowering"
+    )]
     Unplanned {
         /// The function.
         function: String,
@@ -54,8 +58,22 @@ pub enum LowerError {
 ///
 /// # Errors
 /// When the module is not planned, or holds an op this target has no step for.
-pub fn lower(module: Verified<'_>, weight_index: &dyn Fn(WeightId) -> u32) -> Result<Vec<Program>, LowerError> {
-    module.functions.iter().map(|f| Lowering { module: &module, function: f, weight_index }.program()).collect()
+pub fn lower(
+    module: Verified<'_>,
+    weight_index: &dyn Fn(WeightId) -> u32,
+) -> Result<Vec<Program>, LowerError> {
+    module
+        .functions
+        .iter()
+        .map(|f| {
+            Lowering {
+                module: &module,
+                function: f,
+                weight_index,
+            }
+            .program()
+        })
+        .collect()
 }
 
 fn max_rows(module: &Module, function: &Function, rows: Dim) -> u32 {
@@ -85,11 +103,21 @@ impl Lowering<'_> {
         let mut steps = Vec::new();
         for op in &f.ops {
             if let Some(work) = self.step(op)? {
-                steps.push(Step { label: self.label(op), work: Work::Cpu(work) });
+                steps.push(Step {
+                    label: self.label(op),
+                    work: Work::Cpu(work),
+                });
             }
         }
         let logits = self.buffer(f.results[0])?;
-        Ok(Program { name: f.name.clone(), phase, max_rows, max_outs, logits, steps })
+        Ok(Program {
+            name: f.name.clone(),
+            phase,
+            max_rows,
+            max_outs,
+            logits,
+            steps,
+        })
     }
 
     /// The step of an op; none for ops whose result drivers take from the call itself.
@@ -98,24 +126,43 @@ impl Lowering<'_> {
         let result = |i: usize| self.buffer(op.results[i]);
         let weight = |w: &WeightId| (self.weight_index)(*w);
         Ok(Some(match &op.kind {
-            OpKind::Embed { table, scale } => {
-                CpuStep::Embed { table: weight(table), scale: *scale, out: result(0)? }
-            }
-            OpKind::RmsNorm { weight: w, eps, offset } => CpuStep::RmsNorm {
+            OpKind::Embed { table, scale } => CpuStep::Embed {
+                table: weight(table),
+                scale: *scale,
+                out: result(0)?,
+            },
+            OpKind::RmsNorm {
+                weight: w,
+                eps,
+                offset,
+            } => CpuStep::RmsNorm {
                 x: operand(0)?,
                 weight: weight(w),
                 eps: *eps,
                 offset: *offset,
                 out: result(0)?,
             },
-            OpKind::RopeTable { theta, factor, .. } => {
-                CpuStep::RopeTable { theta: *theta, factor: *factor, out: result(0)? }
-            }
-            OpKind::Rope { .. } => CpuStep::Rope { x: operand(0)?, table: operand(1)?, out: result(0)? },
-            OpKind::KvWrite { cache } => {
-                CpuStep::KvWrite { k: operand(0)?, v: operand(1)?, cache: cache.index() as u32 }
-            }
-            OpKind::Attention { cache, heads, scale, softcap } => CpuStep::Attention {
+            OpKind::RopeTable { theta, factor, .. } => CpuStep::RopeTable {
+                theta: *theta,
+                factor: *factor,
+                out: result(0)?,
+            },
+            OpKind::Rope { .. } => CpuStep::Rope {
+                x: operand(0)?,
+                table: operand(1)?,
+                out: result(0)?,
+            },
+            OpKind::KvWrite { cache } => CpuStep::KvWrite {
+                k: operand(0)?,
+                v: operand(1)?,
+                cache: cache.index() as u32,
+            },
+            OpKind::Attention {
+                cache,
+                heads,
+                scale,
+                softcap,
+            } => CpuStep::Attention {
                 q: operand(0)?,
                 cache: cache.index() as u32,
                 heads: *heads,
@@ -123,19 +170,51 @@ impl Lowering<'_> {
                 softcap: *softcap,
                 out: result(0)?,
             },
-            OpKind::Gelu => CpuStep::Gelu { x: operand(0)?, out: result(0)? },
-            OpKind::Mul => CpuStep::Mul { a: operand(0)?, b: operand(1)?, out: result(0)? },
-            OpKind::Add => CpuStep::Add { a: operand(0)?, b: operand(1)?, out: result(0)? },
-            OpKind::Softcap { cap } => CpuStep::Softcap { x: operand(0)?, cap: *cap, out: result(0)? },
-            OpKind::SelectRows => CpuStep::SelectRows { x: operand(0)?, out: result(0)? },
+            OpKind::Gelu => CpuStep::Gelu {
+                x: operand(0)?,
+                out: result(0)?,
+            },
+            OpKind::Mul => CpuStep::Mul {
+                a: operand(0)?,
+                b: operand(1)?,
+                out: result(0)?,
+            },
+            OpKind::Add => CpuStep::Add {
+                a: operand(0)?,
+                b: operand(1)?,
+                out: result(0)?,
+            },
+            OpKind::Softcap { cap } => CpuStep::Softcap {
+                x: operand(0)?,
+                cap: *cap,
+                out: result(0)?,
+            },
+            OpKind::SelectRows => CpuStep::SelectRows {
+                x: operand(0)?,
+                out: result(0)?,
+            },
             // Positions and slots of the selected rows: a step on `?out` rows takes them from the call.
             OpKind::SelectIndex => return Ok(None),
-            OpKind::Columns { start, .. } => CpuStep::Columns { x: operand(0)?, start: *start, out: result(0)? },
-            OpKind::FusedLinear { weight: w, post_norm, norm, eps, epilogue } => {
+            OpKind::Columns { start, .. } => CpuStep::Columns {
+                x: operand(0)?,
+                start: *start,
+                out: result(0)?,
+            },
+            OpKind::FusedLinear {
+                weight: w,
+                post_norm,
+                norm,
+                eps,
+                epilogue,
+            } => {
                 let (residual, out) = match (op.operands.get(1), op.results.as_slice()) {
-                    (Some(from), [sum, y]) => {
-                        (Some(Residual { from: self.buffer(*from)?, to: self.buffer(*sum)? }), *y)
-                    }
+                    (Some(from), [sum, y]) => (
+                        Some(Residual {
+                            from: self.buffer(*from)?,
+                            to: self.buffer(*sum)?,
+                        }),
+                        *y,
+                    ),
                     _ => (None, op.results[0]),
                 };
                 CpuStep::Linear(LinearStep {
@@ -154,7 +233,13 @@ impl Lowering<'_> {
                     scratch: self.scratch(op)?,
                 })
             }
-            OpKind::RopeKv { cache, q_heads, q_norm, k_norm, eps } => CpuStep::RopeKv {
+            OpKind::RopeKv {
+                cache,
+                q_heads,
+                q_norm,
+                k_norm,
+                eps,
+            } => CpuStep::RopeKv {
                 qkv: operand(0)?,
                 table: operand(1)?,
                 cache: cache.index() as u32,
@@ -176,7 +261,10 @@ impl Lowering<'_> {
 
     fn buffer(&self, value: ValueId) -> Result<Buffer, LowerError> {
         let v = self.function.value(value);
-        let unplanned = || LowerError::Unplanned { function: self.function.name.clone(), value: value.to_string() };
+        let unplanned = || LowerError::Unplanned {
+            function: self.function.name.clone(),
+            value: value.to_string(),
+        };
         let place = v.place.ok_or_else(unplanned)?;
         let (rows, cols) = v.ty.as_matrix().ok_or_else(unplanned)?;
         let rows = match rows {
@@ -184,7 +272,11 @@ impl Lowering<'_> {
             Dim::Seq => RowSet::Seq,
             Dim::Const(_) => return Err(unplanned()),
         };
-        Ok(Buffer { offset: place.offset, rows, cols })
+        Ok(Buffer {
+            offset: place.offset,
+            rows,
+            cols,
+        })
     }
 
     fn scratch(&self, op: &Op) -> Result<Span, LowerError> {
@@ -192,7 +284,10 @@ impl Lowering<'_> {
             function: self.function.name.clone(),
             value: format!("the scratch of {}", self.label(op)),
         })?;
-        Ok(Span { offset: place.offset, bytes: place.bytes })
+        Ok(Span {
+            offset: place.offset,
+            bytes: place.bytes,
+        })
     }
 
     /// A name for people: the weight or cache the op is about, else the op.
@@ -202,9 +297,9 @@ impl Lowering<'_> {
             | OpKind::RmsNorm { weight: w, .. }
             | OpKind::Linear { weight: w }
             | OpKind::FusedLinear { weight: w, .. } => Some(&self.module.weight(*w).name),
-            OpKind::KvWrite { cache: c } | OpKind::Attention { cache: c, .. } | OpKind::RopeKv { cache: c, .. } => {
-                Some(&self.module.cache(*c).name)
-            }
+            OpKind::KvWrite { cache: c }
+            | OpKind::Attention { cache: c, .. }
+            | OpKind::RopeKv { cache: c, .. } => Some(&self.module.cache(*c).name),
             OpKind::RopeTable { .. }
             | OpKind::Rope { .. }
             | OpKind::Gelu
