@@ -125,6 +125,16 @@ impl AtomicFile {
         &mut self.file
     }
 
+    /// Maps what was written so far, for reading it back.
+    ///
+    /// # Errors
+    /// When the system refuses the mapping.
+    pub fn map(&self) -> Result<memmap2::Mmap, OutputError> {
+        // SAFETY: the file has no name that anyone else would open yet, and is neither cut nor rewritten by us while
+        // a mapping of it lives: callers write on only past what they read back.
+        unsafe { memmap2::Mmap::map(&self.file) }.map_err(|e| self.error(e))
+    }
+
     /// Takes the file's whole space from the disk now, so that a full disk is found before hours of work.
     ///
     /// # Errors

@@ -334,8 +334,7 @@ pub fn compile(
 
     progress.stage("reference run", 0);
     let outputs = {
-        // SAFETY: the file has no name yet, so no other process can shorten or change it while it is mapped.
-        let map = unsafe { memmap2::Mmap::map(&*file.file()) }.map_err(|e| file.error(e))?;
+        let map = file.map()?;
         let weights = PackedWeights {
             table: &table,
             bytes: &map[writer.weights_offset() as usize..],
