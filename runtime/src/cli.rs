@@ -78,9 +78,35 @@ pub(crate) fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = format!("{error:#}").replace(['\n', '\r'], " ");
-            output::to_stderr(&format!("error: {line}\n"));
+            output::to_stderr(&format!("error: {}\n", one_line(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes. Some messages already quote their cause, which is not said twice then.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn an_error_is_one_line_with_each_cause_once() {
+        let cause = std::io::Error::other("disk on\nfire");
+        let quoting = anyhow::anyhow!(cause).context("cannot open x: disk on\nfire");
+        assert_eq!(one_line(&quoting), "cannot open x: disk on fire");
+        let added = Err::<(), _>(quoting).context("line 3").unwrap_err();
+        assert_eq!(one_line(&added), "line 3: cannot open x: disk on fire");
     }
 }

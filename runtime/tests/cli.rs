@@ -3,7 +3,11 @@
 mod support;
 
 use gembin_bundle::format::References;
+use gembin_chat::{Message, Template};
+use gembin_runtime::chat::encode_conversation;
 use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
+use gembin_runtime::sampler::{Sampler, SamplingParams};
+use gembin_tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::VOCAB;
@@ -137,10 +141,10 @@ fn a_generation_that_fills_the_context_says_so() {
         "generate",
         &["--ids", "2", "--greedy", "--ignore-eos", "-n", "1000"],
     );
-    // 48 positions: the prompt's one, and 47 tokens that were inputs, and one more that was sampled last.
-    assert_eq!(stdout(&output).trim_end().split(',').count(), 48);
+    // 96 positions: the prompt's one, and 95 tokens that were inputs, and one more that was sampled last.
+    assert_eq!(stdout(&output).trim_end().split(',').count(), 96);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("context of 48 tokens is full"), "{stderr}");
+    assert!(stderr.contains("context of 96 tokens is full"), "{stderr}");
 }
 
 #[test]
@@ -249,14 +253,14 @@ fn bench_reports_medians_and_runs() {
 fn verify_replays_the_references() {
     let fixture = Fixture::new();
     let good = references(&fixture.bundle, 1e-5);
-    let bundle = support::write_as(fixture.dir.path(), "good.gembin", Some(&good), |_| {});
+    let bundle = support::write_as(fixture.dir.path(), "good.gembin", Some(&good));
     let report = json(&gemrun("verify", &bundle, &["--json"]));
     assert_eq!(report["ok"], true);
     assert_eq!(report["replays"][1]["name"], "decode");
 
     let mut bad = good;
     bad.decode_logits[3] += 1.0;
-    let bundle = support::write_as(fixture.dir.path(), "bad.gembin", Some(&bad), |_| {});
+    let bundle = support::write_as(fixture.dir.path(), "bad.gembin", Some(&bad));
     let output = gemrun("verify", &bundle, &[]);
     assert!(error(&output, 1).contains("not reproduced"));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -308,8 +312,8 @@ fn user_errors_are_one_line_and_exit_1() {
         ),
         (
             "generate",
-            &["--ids", "2,37"],
-            "token id 37 is out of range",
+            &["--ids", "2,1030"],
+            "token id 1030 is out of range",
         ),
         ("generate", &["--prompt", "hello"], "has no tokenizer"),
         ("chat", &[], "has no tokenizer"),
@@ -331,17 +335,17 @@ fn user_errors_are_one_line_and_exit_1() {
         ),
         (
             "bench",
-            &["--prompt-tokens", "40", "--gen-tokens", "9"],
-            "context of 48",
+            &["--prompt-tokens", "90", "--gen-tokens", "9"],
+            "context of 96",
         ),
     ];
     for (command, args, message) in cases {
         let line = error(&fixture.run(command, args), 1);
         assert!(line.contains(message), "{command} {args:?}: {line}");
     }
-    let long = vec!["3"; 49].join(",");
+    let long = vec!["3"; 97].join(",");
     let line = error(&fixture.run("generate", &["--ids", &long]), 1);
-    assert!(line.contains("49 tokens") && line.contains("48"), "{line}");
+    assert!(line.contains("97 tokens") && line.contains("96"), "{line}");
 }
 
 #[test]
@@ -390,4 +394,198 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+/// A model with a tokenizer, and its parts.
+struct Speaking {
+    dir: TempDir,
+    bundle: PathBuf,
+    engine: Engine,
+    tokenizer: Tokenizer,
+}
+
+impl Speaking {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let bundle = support::write_with_text(dir.path());
+        let engine = Engine::open(&bundle, &OpenOptions::default()).unwrap();
+        let tokenizer = Tokenizer::load(engine.bundle().tokenizer().unwrap()).unwrap();
+        Self {
+            dir,
+            bundle,
+            engine,
+            tokenizer,
+        }
+    }
+
+    /// The text that greedy decoding writes after `prompt`, the whole of it run at once.
+    fn greedy(&mut self, prompt: &[u32], count: usize) -> String {
+        let mut sampler = Sampler::new(VOCAB as usize, SamplingParams::greedy(), 0).unwrap();
+        self.engine.reset(0).unwrap();
+        let logits = self.engine.prefill(0, prompt, Wanted::Last).unwrap();
+        let mut tokens = vec![sampler.sample(logits).unwrap()];
+        while tokens.len() < count && tokens.last() != Some(&support::STOP) {
+            let last = tokens[tokens.len() - 1];
+            tokens.push(
+                sampler
+                    .sample(self.engine.decode(&[(0, last)]).unwrap())
+                    .unwrap(),
+            );
+        }
+        self.tokenizer.decode(&tokens, false)
+    }
+}
+
+/// Runs with `input` on stdin.
+fn piped(command: &str, bundle: &Path, args: &[&str], input: &[u8]) -> Output {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gemrun"))
+        .arg(command)
+        .arg(bundle)
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_prompt_is_the_same_from_argument_file_and_stdin() {
+    let mut model = Speaking::new();
+    let mut prompt = vec![2];
+    prompt.extend(model.tokenizer.encode("Once upon a time"));
+    let want = format!("{}\n", model.greedy(&prompt, 8));
+    let file = model.dir.path().join("prompt.txt");
+    std::fs::write(&file, "Once upon a time\n").unwrap();
+    let args = ["--greedy", "-n", "8"];
+    let with = |more: [&str; 2]| {
+        stdout(&gemrun(
+            "generate",
+            &model.bundle,
+            &[&args[..], &more].concat(),
+        ))
+    };
+    assert_eq!(with(["--prompt", "Once upon a time"]), want);
+    assert_eq!(with(["--prompt-file", file.to_str().unwrap()]), want);
+    let output = piped("generate", &model.bundle, &args, b"Once upon a time\n");
+    assert_eq!(stdout(&output), want);
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_with_their_place() {
+    let model = Speaking::new();
+    let output = piped("generate", &model.bundle, &[], b"ab\xff");
+    assert!(error(&output, 1).contains("stdin: not valid UTF-8 at byte 2"));
+    let output = piped("chat", &model.bundle, &[], b"\xff\n");
+    assert!(error(&output, 1).contains("not valid UTF-8 at byte 0"));
+}
+
+#[test]
+fn a_conversation_in_the_cache_is_answered_like_one_run_at_once() {
+    let mut model = Speaking::new();
+    let template = Template::new(
+        support::TEMPLATE,
+        &[("bos_token".to_owned(), "<bos>".to_owned())],
+    )
+    .unwrap();
+    let mut messages = Vec::new();
+    let mut want = String::new();
+    let mut prompt_tokens = Vec::new();
+    for question in ["Who are you?", "And who am I?", "Why?"] {
+        messages.push(Message::new("user", question));
+        let prompt = encode_conversation(&template, &model.tokenizer, &messages).unwrap();
+        prompt_tokens.push(prompt.len());
+        let answer = model.greedy(&prompt, 5);
+        want += &format!("{answer}\n");
+        messages.push(Message::new("assistant", answer));
+    }
+    // The same again after a reset.
+    let input = b"Who are you?\nAnd who am I?\n\nWhy?\n/reset\nWho are you?\n/quit\nnever\n";
+    let args = ["--greedy", "-n", "5", "--stats"];
+    let output = piped("chat", &model.bundle, &args, input);
+    let first = want.lines().next().unwrap();
+    assert_eq!(stdout(&output), format!("{want}{first}\n"));
+    // Only what is new of a turn has been run.
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let run: Vec<usize> = stderr
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("prompt:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect();
+    assert_eq!(run.len(), 4, "{stderr}");
+    assert_eq!((run[0], run[3]), (prompt_tokens[0], prompt_tokens[0]));
+    assert!(
+        run[1] < prompt_tokens[1] && run[2] < prompt_tokens[2],
+        "{run:?} {prompt_tokens:?}"
+    );
+}
+
+#[test]
+fn eval_sums_the_log_probabilities_of_every_token_after_the_first() {
+    let mut model = Speaking::new();
+    let documents = ["Once upon a time", "The cat sat."];
+    let (mut tokens, mut nll) = (0, 0.0);
+    for document in documents {
+        let mut ids = vec![2];
+        ids.extend(model.tokenizer.encode(document));
+        ids.push(support::STOP);
+        model.engine.reset(0).unwrap();
+        for pair in ids.windows(2) {
+            let logits = model.engine.decode(&[(0, pair[0])]).unwrap();
+            let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+            nll += sum.ln() - f64::from(logits[pair[1] as usize]);
+            tokens += 1;
+        }
+    }
+    let file = model.dir.path().join("text.txt");
+    std::fs::write(
+        &file,
+        format!("{}\n\n{}\nmore\n", documents[0], documents[1]),
+    )
+    .unwrap();
+    let args = [
+        "--text",
+        file.to_str().unwrap(),
+        "--max-docs",
+        "2",
+        "--json",
+    ];
+    let score = json(&gemrun("eval", &model.bundle, &args));
+    assert_eq!(score["tokens"], tokens);
+    let got = score["nll"].as_f64().unwrap();
+    assert!((got - nll).abs() < 1e-4 * nll, "{got} {nll}");
+    let perplexity = score["perplexity"].as_f64().unwrap();
+    assert!((perplexity - (got / f64::from(tokens)).exp()).abs() < 1e-9);
+
+    std::fs::write(&file, format!("short\n{}\n", "fox ".repeat(200))).unwrap();
+    let output = gemrun("eval", &model.bundle, &["--text", file.to_str().unwrap()]);
+    let line = error(&output, 1);
+    assert!(
+        line.contains("line 2") && line.contains("context of 96"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let mut model = Speaking::new();
+    let mut prompt = vec![2];
+    prompt.extend(model.tokenizer.encode("Once"));
+    let whole = model.greedy(&prompt, 12);
+    let stop: String = whole.chars().skip(4).take(3).collect();
+    let want = &whole[..whole.find(&stop).unwrap()];
+    let args = [
+        "--prompt", "Once", "--greedy", "-n", "12", "--stop", &stop, "--json",
+    ];
+    let report = json(&gemrun("generate", &model.bundle, &args));
+    assert_eq!(report["text"], want);
+    assert_eq!(report["ended"], "stop_string");
 }

@@ -153,15 +153,15 @@ fn a_sequence_fills_its_context_and_no_more() {
         matches!(
             error,
             Error::ContextFull {
-                tokens: 49,
-                context: 48
+                tokens: 97,
+                context: 96
             }
         ),
         "{error}"
     );
     let long = vec![3; CONTEXT as usize + 1];
     let error = engine.prefill(1, &long, Wanted::Last).unwrap_err();
-    assert!(error.to_string().contains("49 tokens") && error.to_string().contains("48"));
+    assert!(error.to_string().contains("97 tokens") && error.to_string().contains("96"));
     assert_eq!(engine.len(1).unwrap(), 0);
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             // Someone at a terminal can start over; a script has to be told.
             Err(error) if interactive && is_full(&error) => {
                 conversation.messages.pop();
-                output::to_stderr(&format!("{error:#}; /reset starts over\n"));
+                output::to_stderr(&format!("{error}; /reset starts over\n"));
             }
             Err(error) => return Err(error),
         }

@@ -15,9 +15,9 @@ pub(crate) fn to_stderr(text: &str) {
     let _unheard = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Writes a JSON value and a line feed to stdout.
+/// Writes a JSON value to stdout, on one line.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    to_stdout(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    to_stdout(&format!("{}\n", serde_json::to_string(value)?))
 }
 
 /// Whether the reader of our output has gone away.

@@ -3,6 +3,8 @@
 //!
 //! Nothing of the compiler is used, so the runtime's tests stand alone.
 
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
+
 use gembin_bundle::cpu::{CpuStep, Epilogue, LinearStep, Residual, activation_bytes};
 use gembin_bundle::format::{References, Writer};
 use gembin_bundle::layout::{Format, word_index};
@@ -13,10 +15,10 @@ use gembin_bundle::manifest::{
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Tokens.
-pub const VOCAB: u32 = 37;
+/// Tokens: a few more than the story model's tokenizer has, and no multiple of 16.
+pub const VOCAB: u32 = 1030;
 /// Positions of a sequence.
-pub const CONTEXT: u32 = 48;
+pub const CONTEXT: u32 = 96;
 /// Sequences.
 pub const SLOTS: u32 = 3;
 /// Window of the second layer.
@@ -38,22 +40,41 @@ const EPS: f32 = 1e-6;
 
 /// Writes the bundle into `dir` and returns its path.
 pub fn write(dir: &Path, references: Option<&References>) -> PathBuf {
-    write_as(dir, "tiny.gembin", references, |_| {})
+    write_as(dir, "tiny.gembin", references)
 }
 
-/// Writes the bundle as `name`, after `change` has had its way with the manifest.
-pub fn write_as(
+/// Writes the bundle with the story model's tokenizer and a chat template.
+pub fn write_with_text(dir: &Path) -> PathBuf {
+    let json = include_bytes!("../../../testdata/models/story-gemma3/tokenizer.json");
+    let tables = gembin_tokenizer::compile(json).unwrap();
+    write_all(dir, "text.gembin", None, Some(&tables))
+}
+
+/// The chat template of [`write_with_text`].
+pub const TEMPLATE: &str =
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[model]";
+
+/// Writes the bundle as `name`.
+pub fn write_as(dir: &Path, name: &str, references: Option<&References>) -> PathBuf {
+    write_all(dir, name, references, None)
+}
+
+fn write_all(
     dir: &Path,
     name: &str,
     references: Option<&References>,
-    change: impl FnOnce(&mut Manifest),
+    tokenizer: Option<&[u8]>,
 ) -> PathBuf {
     let mut model = manifest();
-    change(&mut model);
+    if tokenizer.is_some() {
+        model.text.has_tokenizer = true;
+        model.text.chat_template = Some(TEMPLATE.into());
+        model.text.special_tokens = vec![("bos_token".into(), "<bos>".into())];
+    }
     let path = dir.join(name);
     let file = File::create(&path).unwrap();
     let reserved = references.map(|r| References::section_bytes(r.tokens.len() as u32, VOCAB));
-    let mut writer = Writer::new(file, &model, None, reserved).unwrap();
+    let mut writer = Writer::new(file, &model, tokenizer, reserved).unwrap();
     let mut random = Random(7);
     for weight in &model.weights {
         writer.write(&plane(weight, &mut random)).unwrap();
