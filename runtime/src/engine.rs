@@ -1,7 +1,7 @@
 //! Runs a bundle: sequences in slots, prefill in chunks, decode of one or several sequences a call.
 //!
-//! Here are the calls and their checks. Which plan and program: [`choose`]. Lengths and ring caches: [`slots`].
-//! Devices, arena and order of steps: [`executor`]. Text, sampling and the choice of the next token are elsewhere.
+//! Here are the calls and their checks. Which plan and program: `choose`. Lengths and ring caches: `slots`.
+//! Devices, arena and order of steps: `executor`. Text, sampling and the choice of the next token are elsewhere.
 //!
 //! All row buffers are made when a bundle is opened: [`Engine::decode`] allocates nothing.
 

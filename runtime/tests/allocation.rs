@@ -80,7 +80,13 @@ fn decoding_sampling_and_streaming_allocate_nothing() {
     let mut token = sampler.sample(logits).unwrap();
 
     // Words and byte tokens in turn, whatever the model says.
-    let shown = |i: u32, token: u32| if i % 3 == 0 { 7 + 0x41 + i % 20 } else { token };
+    let shown = |i: u32, token: u32| {
+        if i.is_multiple_of(3) {
+            7 + 0x41 + i % 20
+        } else {
+            token
+        }
+    };
     let mut text_bytes = 0;
     let taken = allocations(|| {
         for i in 0..40 {

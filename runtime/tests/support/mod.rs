@@ -51,8 +51,8 @@ pub fn write_with_text(dir: &Path) -> PathBuf {
 }
 
 /// The chat template of [`write_with_text`].
-pub const TEMPLATE: &str =
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[model]";
+pub const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}\
+    [{{ 'model' if m.role == 'assistant' else m.role }}]{{ m.content }}{% endfor %}[model]";
 
 /// Writes the bundle as `name`.
 pub fn write_as(dir: &Path, name: &str, references: Option<&References>) -> PathBuf {
