@@ -42,7 +42,7 @@ struct Replay {
     tokens: usize,
     /// `||got - reference|| / ||reference||`.
     relative_error: f64,
-    tolerance: f64,
+    tolerance: f32,
     ok: bool,
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let mut engine = Engine::from_bundle(bundle, &options)?;
         report.device = Some(engine.describe());
         if let Some(references) = references {
-            let tolerance = f64::from(references.tolerance);
+            let tolerance = references.tolerance;
             let got = engine.prefill(0, &references.tokens, Wanted::Last)?;
             report.replays.push(Replay::new(
                 "prefill",
@@ -102,14 +102,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 impl Replay {
-    fn new(name: &'static str, tokens: usize, got: &[f32], want: &[f32], tolerance: f64) -> Self {
+    fn new(name: &'static str, tokens: usize, got: &[f32], want: &[f32], tolerance: f32) -> Self {
         let relative_error = relative_error(got, want);
         Self {
             name,
             tokens,
             relative_error,
             tolerance,
-            ok: relative_error <= tolerance,
+            ok: relative_error <= f64::from(tolerance),
         }
     }
 }
