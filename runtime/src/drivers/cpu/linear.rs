@@ -30,7 +30,7 @@ const PANEL_COLS: usize = 256;
 pub(super) const PANEL_BYTES: usize = PANEL_COLS * 2 * LANES * 4 + PANEL_GROUPS * 2 * LANES * 4;
 /// f32 sums a row: two blocks.
 pub(super) const SUM_COLS: usize = 2 * LANES;
-/// How far ahead of the reads packed weights are fetched; beyond a page, which the hardware does not cross by itself.
+/// How far ahead of the reads packed weights are fetched: a page, whose end the hardware's prefetchers do not cross.
 const PREFETCH_BYTES: usize = 4096;
 
 /// A share of a product.
@@ -119,16 +119,18 @@ unsafe fn direct<S: Simd, const FORMAT: u8, const R: usize>(p: &Product<'_>) {
     let mut block = p.blocks.start;
     while block < p.blocks.end {
         let blocks = 2.min(p.blocks.end - block);
-        for b in 0..blocks {
-            let mut sums = [S::splat(0.0); R];
-            if FORMAT <= Q4 {
+        if FORMAT <= Q4 {
+            for b in 0..blocks {
+                let mut sums = [S::splat(0.0); R];
                 direct_quantized::<S, FORMAT, R>(p, block + b, &mut sums);
-            } else {
-                direct_float::<S, FORMAT, R>(p, block + b, &mut sums);
+                for r in 0..R {
+                    S::store(p.sums.add(r * SUM_COLS + b * LANES), sums[r]);
+                }
             }
-            for r in 0..R {
-                S::store(p.sums.add(r * SUM_COLS + b * LANES), sums[r]);
-            }
+        } else if blocks == 2 {
+            direct_float::<S, FORMAT, R, 2>(p, block);
+        } else {
+            direct_float::<S, FORMAT, R, 1>(p, block);
         }
         finish::<S>(p, block, blocks);
         block += blocks;
@@ -147,9 +149,9 @@ unsafe fn direct_quantized<S: Simd, const FORMAT: u8, const R: usize>(
     let mut a = p.activations;
     for _ in 0..groups {
         for line in (0..group_bytes(FORMAT)).step_by(64) {
-            S::prefetch(w.wrapping_add(PREFETCH_BYTES + line));
+            S::prefetch_once(w.wrapping_add(PREFETCH_BYTES + line));
         }
-        S::prefetch(scales.cast::<u8>().wrapping_add(PREFETCH_BYTES / 8));
+        S::prefetch_once(scales.cast::<u8>().wrapping_add(PREFETCH_BYTES / 8));
         let dots = if FORMAT == Q4 {
             S::dot_packed::<R, true>(w, a)
         } else {
@@ -166,34 +168,50 @@ unsafe fn direct_quantized<S: Simd, const FORMAT: u8, const R: usize>(
     }
 }
 
+/// `NB` blocks at once: one alone would wait for the latency of its sum's multiply-adds, two for each word.
 #[inline(always)]
-unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize>(
+unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usize>(
     p: &Product<'_>,
     block: usize,
-    sums: &mut [S::F; R],
 ) {
     let words = p.weight.words;
     let mut w = p.weight.data.add(block * words * 64);
     let mut a = p.activations.cast::<f32>();
+    let mut sums = [[S::splat(0.0); NB]; R];
     for _ in 0..words {
-        S::prefetch(w.wrapping_add(PREFETCH_BYTES));
-        if FORMAT == F32 {
-            let w = S::load(w.cast());
+        let mut even = [S::splat(0.0); NB];
+        let mut odd = [S::splat(0.0); NB];
+        for b in 0..NB {
+            let w = w.add(b * words * 64);
+            S::prefetch_once(w.wrapping_add(PREFETCH_BYTES));
+            if FORMAT == F32 {
+                even[b] = S::load(w.cast());
+            } else {
+                (even[b], odd[b]) = load_pairs::<S, FORMAT>(w);
+            }
+        }
+        for r in 0..R {
+            let x = S::splat(*a.add(r));
+            for b in 0..NB {
+                sums[r][b] = S::fma(even[b], x, sums[r][b]);
+            }
+        }
+        if FORMAT != F32 {
             for r in 0..R {
-                sums[r] = S::fma(w, S::splat(*a.add(r)), sums[r]);
+                let x = S::splat(*a.add(R + r));
+                for b in 0..NB {
+                    sums[r][b] = S::fma(odd[b], x, sums[r][b]);
+                }
             }
             a = a.add(R);
-        } else {
-            let (even, odd) = load_pairs::<S, FORMAT>(w);
-            for r in 0..R {
-                sums[r] = S::fma(even, S::splat(*a.add(r)), sums[r]);
-            }
-            for r in 0..R {
-                sums[r] = S::fma(odd, S::splat(*a.add(R + r)), sums[r]);
-            }
-            a = a.add(2 * R);
         }
+        a = a.add(R);
         w = w.add(64);
+    }
+    for r in 0..R {
+        for b in 0..NB {
+            S::store(p.sums.add(r * SUM_COLS + b * LANES), sums[r][b]);
+        }
     }
 }
 

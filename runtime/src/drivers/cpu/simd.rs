@@ -93,8 +93,8 @@ pub(crate) trait Simd {
         a: *const u8,
     ) -> [Self::I; R];
 
-    /// Asks for the cache line at `p`, which may be any address.
-    unsafe fn prefetch(p: *const u8);
+    /// Asks for the cache line at `p`, any address, that will be read once: it need not displace anything for good.
+    unsafe fn prefetch_once(p: *const u8);
     /// Asks for the cache line at `p` into the second-level cache.
     unsafe fn prefetch_l2(p: *const u8);
 }

@@ -100,7 +100,8 @@ fn products_match_f64_in_every_shape() {
                     loaded.run(&rows(0, count), &[]);
                     let what = format!("{isa:?} {format:?} [{n}, {k}] by {count} rows");
                     let want = reference(&w, &x);
-                    assert_close(&what, &loaded.read(case.out, count), &want, 2e-5);
+                    // A thousand products in one f32 sum.
+                    assert_close(&what, &loaded.read(case.out, count), &want, 1e-4);
                 }
             }
         }
@@ -182,7 +183,7 @@ fn integer_kernels_agree_in_every_instruction_set() {
             .collect();
         let exact: Vec<f64> = outputs[0].1.iter().map(|&v| f64::from(v)).collect();
         for (isa, got) in &outputs {
-            assert_close(&format!("{isa:?} against scalar"), got, &exact, 1e-6);
+            assert_close(&format!("{isa:?} against scalar"), got, &exact, 1e-5);
             if *isa != Isa::Scalar {
                 assert_eq!(*got, outputs[1].1, "{isa:?} against {:?}", outputs[1].0);
             }

@@ -376,8 +376,8 @@ impl<const VNNI: bool> Simd for Ymm<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    unsafe fn prefetch_once(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_NTA>(p.cast());
     }
     #[inline(always)]
     unsafe fn prefetch_l2(p: *const u8) {

@@ -214,7 +214,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    unsafe fn prefetch_once(_: *const u8) {}
     #[inline(always)]
     unsafe fn prefetch_l2(_: *const u8) {}
 }
