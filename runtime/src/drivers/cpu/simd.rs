@@ -127,10 +127,10 @@ macro_rules! kernel {
         /// # Safety
         /// The processor has `isa`; the pointers in the arguments are as the body's documentation demands.
         $vis unsafe fn $name(isa: $crate::drivers::cpu::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
-            use $crate::drivers::cpu::isa::Isa;
             use $crate::drivers::cpu::simd;
             #[cfg(target_arch = "x86_64")]
             {
+                use $crate::drivers::cpu::isa::Isa;
                 #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                     // SAFETY: that of the caller.
