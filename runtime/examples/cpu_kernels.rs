@@ -35,7 +35,7 @@ const SHAPES: [(&str, u32, u32, bool); 4] = [
     ("head 262144x1152", 262_144, 1152, false),
 ];
 
-/// The weights section: anonymous memory with huge pages where the system grants them.
+/// The weights section: anonymous memory in ordinary pages, as a mapped file has them.
 struct Section(Arena);
 
 impl AsRef<[u8]> for Section {
