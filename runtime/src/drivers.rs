@@ -31,6 +31,17 @@ pub fn probe(device: Device, isa: Option<cpu::Isa>) -> Result<String, String> {
     }
 }
 
+/// The sets of kernels that `device` can run on this machine, slowest first.
+pub fn kernel_sets(device: Device) -> Vec<&'static str> {
+    match device {
+        Device::Cpu => cpu::Isa::ALL
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .map(cpu::Isa::name)
+            .collect(),
+    }
+}
+
 /// Loads a plan's steps of `device`.
 ///
 /// # Errors

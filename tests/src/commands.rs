@@ -89,6 +89,21 @@ pub fn gemrun_path() -> &'static Path {
     &binaries()["gemrun"]
 }
 
+/// The sets of kernels that the processor of this machine can run: values of `--isa`.
+pub fn kernel_sets() -> Vec<String> {
+    let json = gemrun(["devices", "--json"]).success();
+    let devices: serde_json::Value = serde_json::from_str(&json).expect("one JSON value");
+    let kernels = devices[0]["kernels"]
+        .as_array()
+        .expect("kernels of the first device");
+    let names: Vec<String> = kernels
+        .iter()
+        .map(|name| name.as_str().expect("a name").to_owned())
+        .collect();
+    eprintln!("kernel sets of this processor: {names:?}");
+    names
+}
+
 fn binaries() -> &'static BTreeMap<String, PathBuf> {
     static BINARIES: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     BINARIES.get_or_init(|| {

@@ -128,12 +128,38 @@ fn an_empty_prompt_is_a_document_from_its_start() {
 }
 
 #[test]
-fn chat_keeps_the_conversation_between_turns() {
+fn chat_remembers_earlier_turns_and_forgets_them_on_reset() {
     let mut command = Command::new(gemrun_path());
     command.args(["chat", story(), "--greedy", "--max-tokens", "40"]);
-    let turns = "Write a story about a brave fox.\nWrite a story about a shy owl.\n/reset\nWrite a story about a brave fox.\n";
-    let out = run(&mut command, turns.as_bytes()).success();
-    assert!(out.contains("fox") && out.contains("owl"), "{out}");
+    let (first, second) = (
+        "Write a story about a brave fox.",
+        "Write a story about a shy owl.",
+    );
+    let out = run(
+        &mut command,
+        format!("{first}\n{second}\n/reset\n{first}\n").as_bytes(),
+    );
+    let out = out.success();
+    let answers: Vec<&str> = out.lines().collect();
+    assert_eq!(answers.len(), 3, "an answer a turn: {out}");
+    assert_eq!(answers[0], answers[2], "a reset starts over");
+
+    // The same conversation as one prompt, nothing of it cached.
+    let turn = |role: &str, text: &str| format!("<start_of_turn>{role}\n{text}<end_of_turn>\n");
+    let whole = [
+        turn("user", first),
+        turn("model", answers[0].trim()),
+        turn("user", second),
+        "<start_of_turn>model\n".to_owned(),
+    ];
+    let again = generate(&[
+        "--prompt",
+        &whole.concat(),
+        "--greedy",
+        "--max-tokens",
+        "40",
+    ]);
+    assert_eq!(answers[1].trim(), again.trim());
 }
 
 #[test]

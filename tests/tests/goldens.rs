@@ -3,7 +3,7 @@
 //! Every checkpoint is compiled without quantization, from both styles of configuration, and compared with logits and
 //! greedy continuations that were made in f32 by the reference.
 
-use gembin_tests::commands::Output;
+use gembin_tests::commands::{Output, kernel_sets};
 use gembin_tests::goldens::read_logits;
 use gembin_tests::{GOLDEN_MODELS, gemc, gemrun, goldens, model_dir, relative_l2, scratch_dir};
 use std::path::Path;
@@ -134,14 +134,7 @@ fn the_older_style_of_configuration_gives_the_same_model() {
 
 #[test]
 fn every_instruction_set_meets_the_goldens() {
-    let detected = gemrun(["devices", "--json"]).success();
-    let detected: serde_json::Value = serde_json::from_str(&detected).expect("one JSON value");
-    let usable: Vec<String> = detected["devices"][0]["isas"]
-        .as_array()
-        .expect("the instruction sets that this processor can run")
-        .iter()
-        .map(|v| v.as_str().expect("a name").to_owned())
-        .collect();
+    let usable = kernel_sets();
     assert!(
         usable.contains(&"scalar".to_owned()),
         "scalar runs everywhere: {usable:?}"

@@ -22,6 +22,8 @@ struct Listed {
     usable: bool,
     /// Its abilities, or the reason it cannot be used.
     about: String,
+    /// Sets of kernels that it can run, slowest first; `--isa` forces one.
+    kernels: Vec<&'static str>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 name: device.name(),
                 usable: probed.is_ok(),
                 about: probed.unwrap_or_else(|reason| reason),
+                kernels: drivers::kernel_sets(device),
             }
         })
         .collect();

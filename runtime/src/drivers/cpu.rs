@@ -1,7 +1,7 @@
 //! The processor as a device: loads a plan, then executes runs of its steps on a team of threads.
 //!
 //! Owns the driver's life: checks at load, what a call must satisfy, profiling. What each step does is in `steps`, the
-//! arithmetic in the modules beside it, each written once over sixteen-lane vectors ([`simd`]) and compiled for every
+//! arithmetic in the modules beside it, each written once over sixteen-lane vectors (`simd`) and compiled for every
 //! instruction set ([`isa`]). Steps run one after the other on all threads, with one barrier after each; work within a
 //! step is split statically over outputs, so that results are the same bits for any number of threads.
 
