@@ -42,6 +42,12 @@ impl Arena {
         Ok(Self { base, bytes: len })
     }
 
+    /// Asks the system to back the block with huge pages, before it is first touched.
+    pub fn prefer_huge_pages(&self) {
+        // SAFETY: `base` and `bytes` are those of our mapping; the advice does not change its content.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_HUGEPAGE) };
+    }
+
     /// First byte.
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()

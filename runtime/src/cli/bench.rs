@@ -35,6 +35,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
+    /// Do not measure the memory's read bandwidth, which takes 1 GiB and a second
+    #[arg(long)]
+    no_memory: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -51,6 +55,8 @@ struct Report {
     decode_tokens_per_s: f64,
     prefill_gb_per_s: f64,
     decode_gb_per_s: f64,
+    /// What the processor's threads read from memory, measured right after the runs: the limit of decoding.
+    memory_read_gb_per_s: Option<f64>,
     runs: Vec<Run>,
 }
 
@@ -66,7 +72,11 @@ struct Phased {
     tokens: usize,
     seconds: f64,
     tokens_per_s: f64,
+    /// Bytes that must be read at least.
+    bytes: u64,
+    /// Of them weights.
     weight_bytes: u64,
+    /// Of them keys and values.
     cache_bytes: u64,
     gb_per_s: f64,
 }
@@ -77,6 +87,7 @@ impl Phased {
             tokens,
             seconds,
             tokens_per_s: output::rate(tokens as f64, seconds),
+            bytes: traffic.total_bytes(),
             weight_bytes: traffic.weight_bytes,
             cache_bytes: traffic.cache_bytes,
             gb_per_s: output::rate(traffic.total_bytes() as f64 / 1e9, seconds),
@@ -104,6 +115,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         runs.push(run);
     }
     runs.remove(0);
+    let memory = match args.no_memory {
+        true => None,
+        false => args.model.read_bytes_per_s()?,
+    };
     let median = |figure: fn(&Run) -> f64| output::median(runs.iter().map(figure));
     let report = Report {
         model: engine.manifest().model.name.clone(),
@@ -115,6 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         decode_tokens_per_s: median(|run| run.decode.tokens_per_s),
         prefill_gb_per_s: median(|run| run.prefill.gb_per_s),
         decode_gb_per_s: median(|run| run.decode.gb_per_s),
+        memory_read_gb_per_s: memory.map(|rate| rate / 1e9),
         runs,
     };
     if args.json {
@@ -216,6 +232,12 @@ impl Report {
             (self.prefill_tokens_per_s, self.prefill_gb_per_s),
             (self.decode_tokens_per_s, self.decode_gb_per_s),
         );
+        if let Some(limit) = self.memory_read_gb_per_s {
+            text += &format!(
+                "\nmemory: {limit:.1} GB/s read by the same threads; decoding reaches {:.0} % of it\n",
+                100.0 * self.decode_gb_per_s / limit
+            );
+        }
         text
     }
 }

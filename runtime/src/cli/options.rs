@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gembin_bundle::manifest::SamplingDefaults;
-use gembin_runtime::drivers::cpu::Isa;
+use gembin_runtime::drivers::cpu::{Isa, bandwidth};
 use gembin_runtime::engine::{Engine, OpenOptions};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_runtime::sampler::{Sampler, SamplingParams};
@@ -73,6 +73,16 @@ impl ModelArgs {
         let options = self.open_options()?;
         let bundle = Bundle::open(&self.bundle, Integrity::Structure)?;
         Ok((bundle, options))
+    }
+}
+
+impl ModelArgs {
+    /// What the threads that these arguments ask for can read from memory, in bytes a second; `None` where there is
+    /// too little memory to tell.
+    pub(crate) fn read_bytes_per_s(&self) -> anyhow::Result<Option<f64>> {
+        let options = self.open_options()?;
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        Ok(bandwidth::read_bytes_per_s(isa, options.threads).ok())
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod activations;
 mod attention;
+pub mod bandwidth;
 mod elementwise;
 pub mod isa;
 mod linear;

@@ -3,6 +3,8 @@
 //! Rows are cut into tiles ([`Tiling`]); a tile of `R` rows is stored so that the kernel reads it front to back:
 //!
 //! - float weights: `[column][R]` f32, columns padded with zeros to an even number;
+//! - bf16 weights where the bf16 dot product is used: `[word][part][R]` pairs of bf16, a word being two columns, the
+//!   parts high and low: as many bytes;
 //! - quantized weights: a record a group of 32 columns, `[8 words][R]` of four int8 each, `[R]` f32 scales, `[R]` i32
 //!   first values of the sums. The first value is `-offset * sum(int8)`, which takes back the offset that makes a
 //!   signed weight unsigned.
@@ -129,6 +131,7 @@ unsafe fn prepare_row_body<S: Simd>(p: &Prologue, at: &RowPlaces) {
     let padded = p.cols.next_multiple_of(64);
     std::ptr::write_bytes(at.row.add(p.cols), 0, padded - p.cols);
     match p.format {
+        Format::Bf16 if S::SPLIT_BF16 => split_row::<S>(p.cols, at),
         Format::F32 | Format::F16 | Format::Bf16 => {
             let tile = at.tile.cast::<f32>();
             if at.tile_rows == 1 {
@@ -141,6 +144,21 @@ unsafe fn prepare_row_body<S: Simd>(p: &Prologue, at: &RowPlaces) {
         }
         Format::Q8 => quantize_row::<S>(p.cols, at, S::Q8_OFFSET),
         Format::Q4 => quantize_row::<S>(p.cols, at, Q4_OFFSET),
+    }
+}
+
+/// Two bf16 parts of every activation, by words of two columns.
+#[inline(always)]
+unsafe fn split_row<S: Simd>(cols: usize, at: &RowPlaces) {
+    let tile = at.tile.cast::<u32>();
+    let words = cols.div_ceil(2);
+    for first in (0..words).step_by(LANES / 2) {
+        let parts = S::split_bf16(S::load(at.row.add(2 * first)));
+        for i in 0..(words - first).min(LANES / 2) {
+            for part in 0..2 {
+                *tile.add((2 * (first + i) + part) * at.tile_rows + at.index) = parts[part][i];
+            }
+        }
     }
 }
 

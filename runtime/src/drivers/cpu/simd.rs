@@ -33,6 +33,8 @@ pub(crate) trait Simd {
     const WIDE: bool;
     /// Added to a q8 weight before its product, so `-Q8_OFFSET * sum(activations)` starts the sum.
     const Q8_OFFSET: i32;
+    /// Whether bf16 weights meet activations split into two bf16 parts in [`Simd::dot_bf16`], instead of being widened.
+    const SPLIT_BF16: bool;
     /// Whether transcendental functions come from libm instead of polynomials.
     const LIBM: bool;
 
@@ -49,6 +51,11 @@ pub(crate) trait Simd {
     unsafe fn store_f16_n(p: *mut u16, x: Self::F, n: usize);
     /// Even and odd columns of 16 words of two bf16.
     unsafe fn load_bf16_pairs(p: *const u32) -> (Self::F, Self::F);
+    /// Words of two consecutive columns, as bf16 pairs, of sixteen activations: parts whose sum is the activation to
+    /// within 2^-17 of it, the greater first. Only where [`Simd::SPLIT_BF16`].
+    unsafe fn split_bf16(x: Self::F) -> [[u32; LANES / 2]; 2];
+    /// `c` and the two bf16 products of each word of `w` and `x`. Only where [`Simd::SPLIT_BF16`].
+    unsafe fn dot_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F;
     /// Even and odd columns of 16 words of two f16.
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F);
 
@@ -144,7 +151,12 @@ macro_rules! kernel {
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
                 unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                     // SAFETY: that of the caller.
-                    unsafe { $body::<simd::avx512::Zmm>($($arg),*) }
+                    unsafe { $body::<simd::avx512::Zmm<false>>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+                unsafe fn avx512_bf16($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: that of the caller.
+                    unsafe { $body::<simd::avx512::Zmm<true>>($($arg),*) }
                 }
                 // SAFETY: that of the caller.
                 unsafe {
@@ -152,7 +164,8 @@ macro_rules! kernel {
                         Isa::Scalar => $body::<simd::scalar::Scalar>($($arg),*),
                         Isa::Avx2 => avx2($($arg),*),
                         Isa::AvxVnni => avx_vnni($($arg),*),
-                        Isa::Avx512 | Isa::Avx512Bf16 => avx512($($arg),*),
+                        Isa::Avx512 => avx512($($arg),*),
+                        Isa::Avx512Bf16 => avx512_bf16($($arg),*),
                     }
                 }
             }

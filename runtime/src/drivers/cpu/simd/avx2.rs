@@ -155,6 +155,7 @@ impl<const VNNI: bool> Simd for Ymm<VNNI> {
     const DIRECT: usize = 4;
     const WIDE: bool = false;
     const Q8_OFFSET: i32 = if VNNI { 128 } else { 0 };
+    const SPLIT_BF16: bool = false;
     const LIBM: bool = false;
 
     #[inline(always)]
@@ -223,6 +224,14 @@ impl<const VNNI: bool> Simd for Ymm<VNNI> {
                 _mm256_castsi256_ps(_mm256_and_si256(words[1], high)),
             ],
         )
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(_: Self::F) -> [[u32; 8]; 2] {
+        unreachable!("activations are split only where SPLIT_BF16 says so")
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(_: Self::F, _: Self::F, _: Self::F) -> Self::F {
+        unreachable!("activations are split only where SPLIT_BF16 says so")
     }
     #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {

@@ -11,8 +11,8 @@
 use super::{PANEL_WORD_BYTES, Simd, record_init, record_word};
 use std::arch::x86_64::*;
 
-/// AVX-512 F, BW, VL, DQ and VNNI.
-pub(crate) struct Zmm;
+/// AVX-512 F, BW, VL, DQ and VNNI; `BF16`: the bf16 dot product too.
+pub(crate) struct Zmm<const BF16: bool>;
 
 #[inline(always)]
 fn mask(n: usize) -> u16 {
@@ -25,7 +25,7 @@ unsafe fn broadcast(p: *const u8) -> __m512i {
     _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
 }
 
-impl Simd for Zmm {
+impl<const BF16: bool> Simd for Zmm<BF16> {
     type F = __m512;
     type I = __m512i;
     // 6 rows by 2 blocks: 12 integer and 12 float sums, 2 words of weights and one of activations in 32 registers.
@@ -33,6 +33,7 @@ impl Simd for Zmm {
     const DIRECT: usize = 8;
     const WIDE: bool = true;
     const Q8_OFFSET: i32 = 128;
+    const SPLIT_BF16: bool = BF16;
     const LIBM: bool = false;
 
     #[inline(always)]
@@ -82,6 +83,21 @@ impl Simd for Zmm {
                 _mm512_set1_epi32(0xffff_0000_u32 as i32),
             )),
         )
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(x: Self::F) -> [[u32; 8]; 2] {
+        // Both conversions round to nearest even, so the first leaves at most 2^-8 of `x` and the second 2^-8 of that,
+        // halved by where in its binade a remainder can lie. The remainder itself is exact.
+        let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(x));
+        let widened = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+        let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(widened));
+        let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(rest));
+        [std::mem::transmute(high), std::mem::transmute(low)]
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F {
+        let words = |v| std::mem::transmute::<__m512i, __m512bh>(_mm512_castps_si512(v));
+        _mm512_dpbf16_ps(c, words(w), words(x))
     }
     #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {

@@ -24,6 +24,7 @@ impl Simd for Scalar {
     const DIRECT: usize = 4;
     const WIDE: bool = false;
     const Q8_OFFSET: i32 = 0;
+    const SPLIT_BF16: bool = false;
     const LIBM: bool = true;
 
     #[inline(always)]
@@ -78,6 +79,14 @@ impl Simd for Scalar {
             each(|i| f32::from_bits(*p.add(i) << 16)),
             each(|i| f32::from_bits(*p.add(i) & 0xffff_0000)),
         )
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(_: Self::F) -> [[u32; 8]; 2] {
+        unreachable!("activations are split only where SPLIT_BF16 says so")
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(_: Self::F, _: Self::F, _: Self::F) -> Self::F {
+        unreachable!("activations are split only where SPLIT_BF16 says so")
     }
     #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {
