@@ -131,7 +131,7 @@ unsafe fn prepare_row_body<S: Simd>(p: &Prologue, at: &RowPlaces) {
     let padded = p.cols.next_multiple_of(64);
     std::ptr::write_bytes(at.row.add(p.cols), 0, padded - p.cols);
     match p.format {
-        Format::Bf16 if S::SPLIT_BF16 => split_row::<S>(p.cols, at),
+        Format::Bf16 if S::SPLIT_BF16 => split_row(p.cols, at),
         Format::F32 | Format::F16 | Format::Bf16 => {
             let tile = at.tile.cast::<f32>();
             if at.tile_rows == 1 {
@@ -149,17 +149,34 @@ unsafe fn prepare_row_body<S: Simd>(p: &Prologue, at: &RowPlaces) {
 
 /// Two bf16 parts of every activation, by words of two columns.
 #[inline(always)]
-unsafe fn split_row<S: Simd>(cols: usize, at: &RowPlaces) {
+unsafe fn split_row(cols: usize, at: &RowPlaces) {
     let tile = at.tile.cast::<u32>();
-    let words = cols.div_ceil(2);
-    for first in (0..words).step_by(LANES / 2) {
-        let parts = S::split_bf16(S::load(at.row.add(2 * first)));
-        for i in 0..(words - first).min(LANES / 2) {
-            for part in 0..2 {
-                *tile.add((2 * (first + i) + part) * at.tile_rows + at.index) = parts[part][i];
-            }
+    for word in 0..cols.div_ceil(2) {
+        let even = split(*at.row.add(2 * word));
+        let odd = split(*at.row.add(2 * word + 1));
+        for part in 0..2 {
+            let pair = u32::from(even[part]) | u32::from(odd[part]) << 16;
+            *tile.add((2 * word + part) * at.tile_rows + at.index) = pair;
         }
     }
+}
+
+/// Bits of two bf16 whose sum is `x` to within 2^-17 of it: `x` rounded, and the exact rest rounded.
+#[inline(always)]
+fn split(x: f32) -> [u16; 2] {
+    let high = round_bf16(x);
+    let rest = x - f32::from_bits(u32::from(high) << 16);
+    // Beyond what bf16 holds there is no rest.
+    let low = if rest.is_finite() { rest } else { 0.0 };
+    [high, round_bf16(low)]
+}
+
+/// To nearest, ties to even; without branches, so that rows are split by vectors.
+#[inline(always)]
+fn round_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    (if x.is_nan() { 0x7fc0 } else { rounded }) as u16
 }
 
 /// Symmetric int8 with a scale a group of 32: `scale = max|x| / 127`.

@@ -193,14 +193,14 @@ unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usiz
         for r in 0..R {
             let x = S::splat(*a.add(r));
             for b in 0..NB {
-                sums[r][b] = S::fma(even[b], x, sums[r][b]);
+                sums[r][b] = multiply_add::<S, FORMAT>(even[b], x, sums[r][b]);
             }
         }
         if FORMAT != F32 {
             for r in 0..R {
                 let x = S::splat(*a.add(R + r));
                 for b in 0..NB {
-                    sums[r][b] = S::fma(odd[b], x, sums[r][b]);
+                    sums[r][b] = multiply_add::<S, FORMAT>(odd[b], x, sums[r][b]);
                 }
             }
             a = a.add(R);
@@ -215,12 +215,29 @@ unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usiz
     }
 }
 
+/// Whether words of two weights are multiplied as they are, each by two words of an activation row.
+const fn packed_pairs<S: Simd>(format: u8) -> bool {
+    S::SPLIT_BF16 && format == BF16
+}
+
+/// What the two words of an activation row are multiplied by: even and odd columns, or twice the packed pairs.
 #[inline(always)]
 unsafe fn load_pairs<S: Simd, const FORMAT: u8>(w: *const u8) -> (S::F, S::F) {
     if FORMAT == F16 {
         S::load_f16_pairs(w.cast())
+    } else if packed_pairs::<S>(FORMAT) {
+        (S::load(w.cast()), S::load(w.cast()))
     } else {
         S::load_bf16_pairs(w.cast())
+    }
+}
+
+#[inline(always)]
+unsafe fn multiply_add<S: Simd, const FORMAT: u8>(w: S::F, x: S::F, sum: S::F) -> S::F {
+    if FORMAT == BF16 {
+        S::mul_add_bf16(w, x, sum)
+    } else {
+        S::fma(w, x, sum)
     }
 }
 
@@ -233,7 +250,7 @@ unsafe fn panels<S: Simd, const FORMAT: u8>(p: &Product<'_>) {
     let quantized = FORMAT <= Q4;
     let (total, most, step_bytes) = if quantized {
         (p.weight.groups, PANEL_GROUPS, group_bytes(FORMAT))
-    } else if FORMAT == F32 {
+    } else if FORMAT == F32 || packed_pairs::<S>(FORMAT) {
         (p.weight.words, PANEL_COLS, 64)
     } else {
         (p.weight.words, PANEL_COLS / 2, 64)
@@ -345,7 +362,7 @@ unsafe fn expand<S: Simd, const FORMAT: u8>(p: &Product<'_>, at: usize, steps: u
     let panel = p.panel.cast::<f32>().add(b * LANES);
     for step in 0..steps {
         let src = p.weight.data.add((at + step) * 64);
-        if FORMAT == F32 {
+        if FORMAT == F32 || packed_pairs::<S>(FORMAT) {
             S::store(panel.add(step * SUM_COLS), S::load(src.cast()));
         } else {
             let (even, odd) = load_pairs::<S, FORMAT>(src);
@@ -390,21 +407,30 @@ unsafe fn tile_by_panel<S: Simd, const FORMAT: u8, const R: usize, const NB: usi
             a = a.add(RECORD_BYTES * R);
         }
     } else {
-        let cols = if FORMAT == F32 { steps } else { 2 * steps };
+        // Vectors of weights a block, and words of an activation row by which each is multiplied.
+        let (vectors, words) = if packed_pairs::<S>(FORMAT) {
+            (steps, 2)
+        } else if FORMAT == F32 {
+            (steps, 1)
+        } else {
+            (2 * steps, 1)
+        };
         let (mut w, mut a) = (panel.cast::<f32>(), a.cast::<f32>());
-        for _ in 0..cols {
+        for _ in 0..vectors {
             let mut weights = [S::splat(0.0); NB];
             for b in 0..NB {
                 weights[b] = S::load(w.add(b * LANES));
             }
-            for r in 0..R {
-                let x = S::splat(*a.add(r));
-                for b in 0..NB {
-                    acc[r][b] = S::fma(weights[b], x, acc[r][b]);
+            for _ in 0..words {
+                for r in 0..R {
+                    let x = S::splat(*a.add(r));
+                    for b in 0..NB {
+                        acc[r][b] = multiply_add::<S, FORMAT>(weights[b], x, acc[r][b]);
+                    }
                 }
+                a = a.add(R);
             }
             w = w.add(SUM_COLS);
-            a = a.add(R);
         }
     }
     for r in 0..R {

@@ -33,7 +33,7 @@ pub(crate) trait Simd {
     const WIDE: bool;
     /// Added to a q8 weight before its product, so `-Q8_OFFSET * sum(activations)` starts the sum.
     const Q8_OFFSET: i32;
-    /// Whether bf16 weights meet activations split into two bf16 parts in [`Simd::dot_bf16`], instead of being widened.
+    /// Whether bf16 weights are multiplied as packed, by activations split into two bf16 parts, instead of widened.
     const SPLIT_BF16: bool;
     /// Whether transcendental functions come from libm instead of polynomials.
     const LIBM: bool;
@@ -51,11 +51,6 @@ pub(crate) trait Simd {
     unsafe fn store_f16_n(p: *mut u16, x: Self::F, n: usize);
     /// Even and odd columns of 16 words of two bf16.
     unsafe fn load_bf16_pairs(p: *const u32) -> (Self::F, Self::F);
-    /// Words of two consecutive columns, as bf16 pairs, of sixteen activations: parts whose sum is the activation to
-    /// within 2^-17 of it, the greater first. Only where [`Simd::SPLIT_BF16`].
-    unsafe fn split_bf16(x: Self::F) -> [[u32; LANES / 2]; 2];
-    /// `c` and the two bf16 products of each word of `w` and `x`. Only where [`Simd::SPLIT_BF16`].
-    unsafe fn dot_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F;
     /// Even and odd columns of 16 words of two f16.
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F);
 
@@ -67,6 +62,9 @@ pub(crate) trait Simd {
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c` and bf16 weights times prepared activations (see [`super::activations`]): lanes are f32 and this is
+    /// [`Simd::fma`], or where [`Simd::SPLIT_BF16`] they are words of two bf16 whose two products are added.
+    unsafe fn mul_add_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F;
     unsafe fn abs(a: Self::F) -> Self::F;
     /// To the nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;

@@ -226,14 +226,6 @@ impl<const VNNI: bool> Simd for Ymm<VNNI> {
         )
     }
     #[inline(always)]
-    unsafe fn split_bf16(_: Self::F) -> [[u32; 8]; 2] {
-        unreachable!("activations are split only where SPLIT_BF16 says so")
-    }
-    #[inline(always)]
-    unsafe fn dot_bf16(_: Self::F, _: Self::F, _: Self::F) -> Self::F {
-        unreachable!("activations are split only where SPLIT_BF16 says so")
-    }
-    #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {
         let words = [load_bytes(p.cast()), load_bytes(p.add(8).cast())];
         let low = _mm256_set1_epi32(0xffff);
@@ -279,6 +271,10 @@ impl<const VNNI: bool> Simd for Ymm<VNNI> {
             _mm256_fmadd_ps(a[0], b[0], c[0]),
             _mm256_fmadd_ps(a[1], b[1], c[1]),
         ]
+    }
+    #[inline(always)]
+    unsafe fn mul_add_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F {
+        Self::fma(w, x, c)
     }
     #[inline(always)]
     unsafe fn abs(a: Self::F) -> Self::F {

@@ -85,21 +85,6 @@ impl<const BF16: bool> Simd for Zmm<BF16> {
         )
     }
     #[inline(always)]
-    unsafe fn split_bf16(x: Self::F) -> [[u32; 8]; 2] {
-        // Both conversions round to nearest even, so the first leaves at most 2^-8 of `x` and the second 2^-8 of that,
-        // halved by where in its binade a remainder can lie. The remainder itself is exact.
-        let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(x));
-        let widened = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-        let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(widened));
-        let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(rest));
-        [std::mem::transmute(high), std::mem::transmute(low)]
-    }
-    #[inline(always)]
-    unsafe fn dot_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F {
-        let words = |v| std::mem::transmute::<__m512i, __m512bh>(_mm512_castps_si512(v));
-        _mm512_dpbf16_ps(c, words(w), words(x))
-    }
-    #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {
         let words = _mm512_loadu_si512(p.cast());
         (
@@ -135,6 +120,14 @@ impl<const BF16: bool> Simd for Zmm<BF16> {
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         _mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn mul_add_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F {
+        if !BF16 {
+            return Self::fma(w, x, c);
+        }
+        let words = |v| std::mem::transmute::<__m512i, __m512bh>(_mm512_castps_si512(v));
+        _mm512_dpbf16_ps(c, words(w), words(x))
     }
     #[inline(always)]
     unsafe fn abs(a: Self::F) -> Self::F {

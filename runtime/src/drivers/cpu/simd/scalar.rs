@@ -81,14 +81,6 @@ impl Simd for Scalar {
         )
     }
     #[inline(always)]
-    unsafe fn split_bf16(_: Self::F) -> [[u32; 8]; 2] {
-        unreachable!("activations are split only where SPLIT_BF16 says so")
-    }
-    #[inline(always)]
-    unsafe fn dot_bf16(_: Self::F, _: Self::F, _: Self::F) -> Self::F {
-        unreachable!("activations are split only where SPLIT_BF16 says so")
-    }
-    #[inline(always)]
     unsafe fn load_f16_pairs(p: *const u32) -> (Self::F, Self::F) {
         (
             each(|i| f16::from_bits(*p.add(i) as u16).to_f32()),
@@ -123,6 +115,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         each(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add_bf16(w: Self::F, x: Self::F, c: Self::F) -> Self::F {
+        Self::fma(w, x, c)
     }
     #[inline(always)]
     unsafe fn abs(a: Self::F) -> Self::F {
