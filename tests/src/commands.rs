@@ -79,6 +79,34 @@ pub fn run(command: &mut Command, stdin: &[u8]) -> Output {
     }
 }
 
+/// Runs a prepared command to its successful end, its output thrown away, and returns the highest value, in bytes, that
+/// `field` of its `/proc/PID/status` had: `RssAnon`, `VmRSS`, ...
+pub fn peak_memory_bytes(command: &mut Command, field: &str) -> u64 {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
+    let status_file = format!("/proc/{}/status", child.id());
+    let mut peak_kib = 0;
+    loop {
+        // The file loses its memory fields when the process has ended but is not yet waited for.
+        let status = std::fs::read_to_string(&status_file).unwrap_or_default();
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        peak_kib = peak_kib.max(value.unwrap_or(0));
+        if let Some(ended) = child.try_wait().expect("the child can be waited for") {
+            assert!(ended.success(), "{:?} failed", command.get_program());
+            assert!(peak_kib > 0, "{field} was never seen");
+            return peak_kib * 1024;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 /// The `gemc` executable.
 pub fn gemc_path() -> &'static Path {
     &binaries()["gemc"]

@@ -1,6 +1,6 @@
 //! What `gemc compile` promises about its output: the same bytes for the same input, a whole file or none.
 
-use gembin_tests::commands::{gemc_path, run};
+use gembin_tests::commands::{gemc_path, peak_memory_bytes, run};
 use gembin_tests::{gemc, gemrun, model_dir, scratch_dir};
 use std::fs;
 use std::path::Path;
@@ -152,4 +152,37 @@ fn every_stage_prints_text_that_the_parser_reads_back() {
         assert_eq!(gembin_ir::text::print(&module), text, "{stage}");
         gembin_ir::verify::verify(&module).unwrap_or_else(|e| panic!("{stage}: {e}"));
     }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_checkpoint() {
+    let dir = scratch_dir();
+    let synth = dir.path().join("synth");
+    let flags = ["--preset", "gemma-3-270m", "--layers", "3", "-o"];
+    gemc(
+        ["synth"]
+            .iter()
+            .chain(&flags)
+            .copied()
+            .chain([synth.to_str().unwrap()]),
+    )
+    .success();
+    let weights = fs::metadata(synth.join("model.safetensors")).unwrap().len();
+    let mut command = Command::new(gemc_path());
+    command
+        .arg("compile")
+        .arg(&synth)
+        .arg("-o")
+        .arg(dir.path().join("m.gembin"));
+    command.args(["--quant", "q4"]);
+    let anonymous = peak_memory_bytes(&mut command, "RssAnon");
+    // What it needs is the tokenizer's JSON and a batch of rows; the checkpoint is mapped.
+    assert!(
+        weights > 350 << 20,
+        "too small a checkpoint to tell: {weights} bytes"
+    );
+    assert!(
+        anonymous < 256 << 20,
+        "{anonymous} bytes of anonymous memory for {weights} of weights"
+    );
 }

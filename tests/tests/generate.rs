@@ -1,6 +1,6 @@
 //! `gemrun` as a user meets it: text in, text out.
 
-use gembin_tests::commands::{gemrun_path, run};
+use gembin_tests::commands::{gemrun_path, peak_memory_bytes, run};
 use gembin_tests::{gemc, gemrun, model_dir, scratch_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -240,4 +240,20 @@ fn a_conversation_fills_the_context_and_says_so() {
         "no notice that the context is full: {}",
         out.stderr
     );
+}
+
+#[test]
+fn resident_memory_is_the_bundle_and_the_planned_arena_and_little_more() {
+    let info = gemrun(["info", story(), "--json"]).success();
+    let info: serde_json::Value = serde_json::from_str(&info).expect("one JSON value");
+    let arena = info["memory"]["arena_bytes"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no size of the arena in {info}"));
+    let bundle = fs::metadata(story()).expect("the bundle is there").len();
+    let mut command = Command::new(gemrun_path());
+    command.args(["generate", story(), "--prompt", "One day", "--ignore-eos"]);
+    command.args(["--max-tokens", "1500"]);
+    let peak = peak_memory_bytes(&mut command, "VmRSS");
+    let most = bundle + arena + (64 << 20);
+    assert!(peak <= most, "{peak} bytes resident, at most {most}");
 }
