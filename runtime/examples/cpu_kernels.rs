@@ -1,7 +1,7 @@
 //! Measures the CPU driver's matrix products on the exact shapes of real models, through the driver itself.
 //!
 //! ```sh
-//! cargo run --release -p gembin-runtime --example cpu_kernels -- [gemv|hot|gemm|all] [threads] [isa]
+//! cargo run --release -p gembin-runtime --example cpu_kernels -- [gemv|hot|gemm|all] [threads] [isa] [format]
 //! ```
 //!
 //! - gemv: one row by weights much larger than the caches, in GB/s of weight bytes, each round beside a loop that only
@@ -318,9 +318,11 @@ fn main() {
         "{}, {threads} threads, medians of {ROUNDS} rounds",
         isa.title()
     );
-    let formats = [Format::Q8, Format::Q4, Format::Bf16];
+    let only = arguments.get(3).map(String::as_str);
+    let mut formats = vec![Format::Q8, Format::Q4, Format::Bf16];
+    formats.retain(|format| only.is_none_or(|name| name == format.name()));
     if what == "gemv" || what == "all" {
-        for format in formats {
+        for &format in &formats {
             for (name, n, k, gated) in SHAPES {
                 let mut case = case(isa, threads, format, (n, k, gated), 1, COLD_BYTES, false);
                 let (mut ours, mut reads) = (Vec::new(), Vec::new());
@@ -345,7 +347,7 @@ fn main() {
         }
     }
     if what == "hot" || what == "all" {
-        for format in formats {
+        for &format in &formats {
             let mut case = case(isa, threads, format, (256, 1152, false), 1, 64 << 20, true);
             case.seconds(1);
             let rates = (0..ROUNDS)
@@ -359,7 +361,7 @@ fn main() {
         }
     }
     if what == "gemm" || what == "all" {
-        for format in formats {
+        for &format in &formats {
             for (name, n, k, gated) in &SHAPES[..3] {
                 for rows in [16, 128, 256] {
                     let mut case = case(
@@ -376,7 +378,7 @@ fn main() {
                         .map(|_| case.operations / case.seconds(rows as usize) / 1e12)
                         .collect();
                     println!(
-                        "gemm {:4} {name:20} {rows:4} rows {:6.2} TOPS",
+                        "gemm {:4} {name:20} {rows:4} rows {:7.3} TOPS",
                         format.name(),
                         median(rates)
                     );

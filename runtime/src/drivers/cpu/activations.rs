@@ -151,12 +151,21 @@ unsafe fn prepare_row_body<S: Simd>(p: &Prologue, at: &RowPlaces) {
 #[inline(always)]
 unsafe fn split_row(cols: usize, at: &RowPlaces) {
     let tile = at.tile.cast::<u32>();
-    for word in 0..cols.div_ceil(2) {
-        let even = split(*at.row.add(2 * word));
-        let odd = split(*at.row.add(2 * word + 1));
-        for part in 0..2 {
-            let pair = u32::from(even[part]) | u32::from(odd[part]) << 16;
-            *tile.add((2 * word + part) * at.tile_rows + at.index) = pair;
+    let words = cols.div_ceil(2);
+    for first in (0..words).step_by(LANES) {
+        // Split first, which vectors do, then scatter.
+        let mut parts = [[0u16; 2 * LANES]; 2];
+        for col in 0..2 * LANES {
+            let [high, low] = split(*at.row.add(2 * first + col));
+            parts[0][col] = high;
+            parts[1][col] = low;
+        }
+        for word in 0..LANES.min(words - first) {
+            let to = tile.add(2 * (first + word) * at.tile_rows + at.index);
+            for (part, values) in parts.iter().enumerate() {
+                let pair = u32::from(values[2 * word]) | u32::from(values[2 * word + 1]) << 16;
+                *to.add(part * at.tile_rows) = pair;
+            }
         }
     }
 }
@@ -263,7 +272,31 @@ unsafe fn add_rows<S: Simd>(a: *const f32, b: *const f32, cols: usize, out: *mut
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Random;
     use super::*;
+
+    fn value(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
+
+    #[test]
+    fn parts_add_up_to_their_activation() {
+        let mut random = Random(20);
+        for exponent in -100..100 {
+            for _ in 0..100 {
+                let x = random.signed() * 2.0f32.powi(exponent);
+                let [high, low] = split(x).map(value);
+                let error = (f64::from(x) - f64::from(high) - f64::from(low)).abs();
+                assert!(error <= 2f64.powi(-17) * f64::from(x.abs()), "{x}");
+                assert_eq!(high.to_bits(), half::bf16::from_f32(x).to_f32().to_bits());
+            }
+        }
+        for x in [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(split(x).map(value), [x, 0.0]);
+        }
+        assert!(value(split(f32::NAN)[0]).is_nan());
+        assert!(value(split(-f32::from_bits(0x7fff_ffff))[0]).is_nan());
+    }
 
     #[test]
     fn tiles_cover_the_rows_and_know_them() {

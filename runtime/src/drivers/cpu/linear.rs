@@ -127,10 +127,13 @@ unsafe fn direct<S: Simd, const FORMAT: u8, const R: usize>(p: &Product<'_>) {
                     S::store(p.sums.add(r * SUM_COLS + b * LANES), sums[r]);
                 }
             }
-        } else if blocks == 2 {
-            direct_float::<S, FORMAT, R, 2>(p, block);
+        } else if blocks == 2 && (R <= 6 || !packed_pairs::<S>(FORMAT)) {
+            direct_float::<S, FORMAT, R, 2>(p, block, 0);
         } else {
-            direct_float::<S, FORMAT, R, 1>(p, block);
+            // One block's two sums a row are enough not to wait, and two blocks' would not fit the registers.
+            for b in 0..blocks {
+                direct_float::<S, FORMAT, R, 1>(p, block + b, b);
+            }
         }
         finish::<S>(p, block, blocks);
         block += blocks;
@@ -168,17 +171,23 @@ unsafe fn direct_quantized<S: Simd, const FORMAT: u8, const R: usize>(
     }
 }
 
-/// `NB` blocks at once: one alone would wait for the latency of its sum's multiply-adds, two for each word.
+/// `NB` blocks at once, into lane blocks from `lane_block` of the sums: one alone would wait for the latency of its
+/// sum's multiply-adds, two for each word.
 #[inline(always)]
 unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usize>(
     p: &Product<'_>,
     block: usize,
+    lane_block: usize,
 ) {
     let words = p.weight.words;
     let mut w = p.weight.data.add(block * words * 64);
     let mut a = p.activations.cast::<f32>();
     let mut sums = [[S::splat(0.0); NB]; R];
-    for _ in 0..words {
+    let mut low_sums = [[S::splat(0.0); NB]; R];
+    for word in 0..words {
+        if packed_pairs::<S>(FORMAT) && word != 0 && word % PANEL_COLS == 0 {
+            add_low_sums::<S, R, NB>(&mut sums, &mut low_sums);
+        }
         let mut even = [S::splat(0.0); NB];
         let mut odd = [S::splat(0.0); NB];
         for b in 0..NB {
@@ -197,6 +206,11 @@ unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usiz
             }
         }
         if FORMAT != F32 {
+            let sums = if packed_pairs::<S>(FORMAT) {
+                &mut low_sums
+            } else {
+                &mut sums
+            };
             for r in 0..R {
                 let x = S::splat(*a.add(R + r));
                 for b in 0..NB {
@@ -208,9 +222,29 @@ unsafe fn direct_float<S: Simd, const FORMAT: u8, const R: usize, const NB: usiz
         a = a.add(R);
         w = w.add(64);
     }
+    if packed_pairs::<S>(FORMAT) {
+        add_low_sums::<S, R, NB>(&mut sums, &mut low_sums);
+    }
     for r in 0..R {
         for b in 0..NB {
-            S::store(p.sums.add(r * SUM_COLS + b * LANES), sums[r][b]);
+            let at = r * SUM_COLS + (lane_block + b) * LANES;
+            S::store(p.sums.add(at), sums[r][b]);
+        }
+    }
+}
+
+/// Ends a panel's stretch of columns: moves the sums of the activations' low parts into those of the high ones.
+///
+/// The parts are summed apart, because the bf16 dot product takes half as long again as a multiply-add and would wait.
+#[inline(always)]
+unsafe fn add_low_sums<S: Simd, const R: usize, const NB: usize>(
+    sums: &mut [[S::F; NB]; R],
+    low_sums: &mut [[S::F; NB]; R],
+) {
+    for r in 0..R {
+        for b in 0..NB {
+            sums[r][b] = S::add(sums[r][b], low_sums[r][b]);
+            low_sums[r][b] = S::splat(0.0);
         }
     }
 }
@@ -407,30 +441,39 @@ unsafe fn tile_by_panel<S: Simd, const FORMAT: u8, const R: usize, const NB: usi
             a = a.add(RECORD_BYTES * R);
         }
     } else {
-        // Vectors of weights a block, and words of an activation row by which each is multiplied.
-        let (vectors, words) = if packed_pairs::<S>(FORMAT) {
-            (steps, 2)
-        } else if FORMAT == F32 {
-            (steps, 1)
+        let packed = packed_pairs::<S>(FORMAT);
+        let vectors = if FORMAT == F32 || packed {
+            steps
         } else {
-            (2 * steps, 1)
+            2 * steps
         };
+        let mut low_sums = [[S::splat(0.0); NB]; R];
         let (mut w, mut a) = (panel.cast::<f32>(), a.cast::<f32>());
         for _ in 0..vectors {
             let mut weights = [S::splat(0.0); NB];
             for b in 0..NB {
                 weights[b] = S::load(w.add(b * LANES));
             }
-            for _ in 0..words {
+            for r in 0..R {
+                let x = S::splat(*a.add(r));
+                for b in 0..NB {
+                    acc[r][b] = multiply_add::<S, FORMAT>(weights[b], x, acc[r][b]);
+                }
+            }
+            a = a.add(R);
+            if packed {
                 for r in 0..R {
                     let x = S::splat(*a.add(r));
                     for b in 0..NB {
-                        acc[r][b] = multiply_add::<S, FORMAT>(weights[b], x, acc[r][b]);
+                        low_sums[r][b] = multiply_add::<S, FORMAT>(weights[b], x, low_sums[r][b]);
                     }
                 }
                 a = a.add(R);
             }
             w = w.add(SUM_COLS);
+        }
+        if packed {
+            add_low_sums::<S, R, NB>(&mut acc, &mut low_sums);
         }
     }
     for r in 0..R {
