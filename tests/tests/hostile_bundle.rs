@@ -12,7 +12,7 @@ fn bundle() -> &'static [u8] {
     BYTES.get_or_init(|| {
         let dir = scratch_dir();
         let path = dir.path().join("m.gembin");
-        let model = model_dir("story-gemma3-draft");
+        let model = model_dir("gemma1-mqa");
         gemc([
             "compile",
             model.to_str().unwrap(),
