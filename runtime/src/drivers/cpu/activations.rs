@@ -155,10 +155,9 @@ unsafe fn split_row(cols: usize, at: &RowPlaces) {
     for first in (0..words).step_by(LANES) {
         // Split first, which vectors do, then scatter.
         let mut parts = [[0u16; 2 * LANES]; 2];
-        for col in 0..2 * LANES {
-            let [high, low] = split(*at.row.add(2 * first + col));
-            parts[0][col] = high;
-            parts[1][col] = low;
+        let [highs, lows] = &mut parts;
+        for (col, (high, low)) in highs.iter_mut().zip(lows).enumerate() {
+            [*high, *low] = split(*at.row.add(2 * first + col));
         }
         for word in 0..LANES.min(words - first) {
             let to = tile.add(2 * (first + word) * at.tile_rows + at.index);

@@ -5,6 +5,12 @@
 //! activations passes over it; meanwhile the next stretch is fetched. Both add up the same numbers in the same order
 //! (column groups ascending into one f32 sum), so a row's result depends neither on the rows it is computed with nor
 //! on the threads.
+//!
+//! With the bf16 dot product, bf16 weights stay packed and activations come as two bf16 parts of about 17 bits, each
+//! summed apart over a panel's stretch of columns, whichever way the weights are read. The instruction saves the
+//! widening, no multiplication: one row by cached weights was measured a quarter faster than with multiply-adds, 16
+//! rows a tenth, and 128 rows, which multiplications bound, as fast. It is used for every number of rows, because a
+//! choice by their number would make a row's bits depend on it.
 #![allow(
     unsafe_op_in_unsafe_fn,
     reason = "kernels over checked matrices; the contract is that of `Product`"
@@ -24,7 +30,7 @@ use std::ops::Range;
 
 /// Column groups of a panel of quantized weights: 24 KiB of bytes, half of a 48 KiB first-level cache.
 const PANEL_GROUPS: usize = 24;
-/// Columns of a panel of float weights, widened to f32: 32 KiB.
+/// Columns of a panel of float weights, widened to f32, or words of packed bf16 ones: 32 KiB.
 const PANEL_COLS: usize = 256;
 /// Bytes of working memory for a panel: the weights, then the scales of quantized ones.
 pub(super) const PANEL_BYTES: usize = PANEL_COLS * 2 * LANES * 4 + PANEL_GROUPS * 2 * LANES * 4;

@@ -101,11 +101,18 @@ impl<const VNNI: bool> Ymm<VNNI> {
         a: *const u8,
     ) -> [[__m256i; 2]; R] {
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        // Knowing the count, the compiler takes the shorter loops apart and keeps the words of the group on the stack,
+        // which costs VNNI a fifth of its speed over panels and nibbles a tenth.
+        let words = if PACKED || !(VNNI || Q4) {
+            8
+        } else {
+            std::hint::black_box(8)
+        };
         if VNNI {
             for r in 0..R {
                 sums[r] = [broadcast(a.add(record_init(R, r))); 2];
             }
-            for word in 0..8 {
+            for word in 0..words {
                 let w = Self::word::<Q4, PACKED>(w, word);
                 for r in 0..R {
                     let x = broadcast(a.add(record_word(R, word, r)));
@@ -113,7 +120,7 @@ impl<const VNNI: bool> Ymm<VNNI> {
                 }
             }
         } else if Q4 {
-            for word in 0..8 {
+            for word in 0..words {
                 let w = Self::word::<Q4, PACKED>(w, word);
                 for r in 0..R {
                     let x = broadcast(a.add(record_word(R, word, r)));
@@ -132,7 +139,7 @@ impl<const VNNI: bool> Ymm<VNNI> {
                 ];
             }
         } else {
-            for word in 0..8 {
+            for word in 0..words {
                 let w = Self::word::<Q4, PACKED>(w, word);
                 let w_abs = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
                 for r in 0..R {
