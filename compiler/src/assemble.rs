@@ -3,7 +3,8 @@
 use gembin_bundle::layout::Format;
 use gembin_bundle::manifest::{self, Arena, Limits, Manifest, Plan, Span, WeightEntry, WeightKind};
 use gembin_ir::verify::Verified;
-use gembin_ir::{DType, Layout, Module, OpKind, WeightId};
+use gembin_ir::{DType, Layout, Module, WeightId};
+use gembin_passes::lay_out::weights_of;
 use gembin_target_cpu::{LowerError, lower};
 
 /// The weights a bundle stores, in the order of first use, and their table entries without places.
@@ -25,10 +26,8 @@ impl WeightTable {
         };
         // Decode first: it is the phase bound by reading weights, so its order is the file's order.
         for name in ["decode", "prefill"] {
-            for op in module.function(name).into_iter().flat_map(|f| &f.ops) {
-                for id in used_weights(&op.kind) {
-                    table.add(module, id);
-                }
+            for id in module.function(name).into_iter().flat_map(weights_of) {
+                table.add(module, id);
             }
         }
         table
@@ -72,36 +71,6 @@ fn format_of(dtype: DType) -> Format {
         DType::Bf16 => Format::Bf16,
         DType::Q8 => Format::Q8,
         DType::Q4 => Format::Q4,
-    }
-}
-
-/// Weights an op reads.
-fn used_weights(kind: &OpKind) -> Vec<WeightId> {
-    match kind {
-        OpKind::Embed { table: w, .. }
-        | OpKind::RmsNorm { weight: w, .. }
-        | OpKind::Linear { weight: w } => vec![*w],
-        OpKind::FusedLinear {
-            weight,
-            post_norm,
-            norm,
-            ..
-        } => [*post_norm, *norm, Some(*weight)]
-            .into_iter()
-            .flatten()
-            .collect(),
-        OpKind::RopeKv { q_norm, k_norm, .. } => [*q_norm, *k_norm].into_iter().flatten().collect(),
-        OpKind::RopeTable { .. }
-        | OpKind::Rope { .. }
-        | OpKind::KvWrite { .. }
-        | OpKind::Attention { .. }
-        | OpKind::Gelu
-        | OpKind::Mul
-        | OpKind::Add
-        | OpKind::Softcap { .. }
-        | OpKind::SelectRows
-        | OpKind::SelectIndex
-        | OpKind::Columns { .. } => vec![],
     }
 }
 

@@ -3,7 +3,7 @@
 //! Matrices that ops use become [`Layout::Rows16`], which every device reads in place; vectors stay row by row.
 //! Weights that only feed the expressions of others are never stored and keep their layout. Values do not change.
 
-use gembin_ir::{Function, Layout, Module, OpKind, WeightId};
+use gembin_ir::{Function, Layout, Module, Op, WeightId};
 
 /// Lays out all weights that ops use.
 pub fn lay_out(module: &mut Module) {
@@ -19,38 +19,6 @@ pub fn lay_out(module: &mut Module) {
 
 /// Weights named by the ops of `function`, with repetitions.
 pub fn weights_of(function: &Function) -> Vec<WeightId> {
-    let mut used = Vec::new();
-    for op in &function.ops {
-        match &op.kind {
-            OpKind::Embed { table: weight, .. }
-            | OpKind::RmsNorm { weight, .. }
-            | OpKind::Linear { weight } => used.push(*weight),
-            OpKind::FusedLinear {
-                weight,
-                post_norm,
-                norm,
-                ..
-            } => {
-                used.push(*weight);
-                used.extend(post_norm);
-                used.extend(norm);
-            }
-            OpKind::RopeKv { q_norm, k_norm, .. } => {
-                used.extend(q_norm);
-                used.extend(k_norm);
-            }
-            OpKind::RopeTable { .. }
-            | OpKind::Rope { .. }
-            | OpKind::KvWrite { .. }
-            | OpKind::Attention { .. }
-            | OpKind::Gelu
-            | OpKind::Mul
-            | OpKind::Add
-            | OpKind::Softcap { .. }
-            | OpKind::SelectRows
-            | OpKind::SelectIndex
-            | OpKind::Columns { .. } => {}
-        }
-    }
-    used
+    let weights = |op: &Op| op.kind.weights();
+    function.ops.iter().flat_map(weights).collect()
 }

@@ -264,6 +264,21 @@ ops! {
 }
 
 impl OpKind {
+    /// Every weight the op names, in order of declaration.
+    pub fn weights(&self) -> Vec<WeightId> {
+        let weight = |(_, attr): (_, Attr)| match attr {
+            Attr::Weight(id) => Some(id),
+            Attr::OptionalWeight(id) => id,
+            Attr::F32(_) | Attr::U32(_) | Attr::Cache(_) | Attr::Epilogue(_) => None,
+        };
+        self.attributes().into_iter().filter_map(weight).collect()
+    }
+
+    /// The cache the op stores into or reads.
+    pub fn cache(&self) -> Option<CacheId> {
+        self.cache_written().or(self.cache_read())
+    }
+
     /// The cache whose rows the op stores.
     pub fn cache_written(&self) -> Option<CacheId> {
         match self {

@@ -292,25 +292,13 @@ impl Lowering<'_> {
 
     /// A name for people: the weight or cache the op is about, else the op.
     fn label(&self, op: &Op) -> String {
-        let about = match &op.kind {
-            OpKind::Embed { table: w, .. }
-            | OpKind::RmsNorm { weight: w, .. }
-            | OpKind::Linear { weight: w }
-            | OpKind::FusedLinear { weight: w, .. } => Some(&self.module.weight(*w).name),
-            OpKind::KvWrite { cache: c }
-            | OpKind::Attention { cache: c, .. }
-            | OpKind::RopeKv { cache: c, .. } => Some(&self.module.cache(*c).name),
-            OpKind::RopeTable { .. }
-            | OpKind::Rope { .. }
-            | OpKind::Gelu
-            | OpKind::Mul
-            | OpKind::Add
-            | OpKind::Softcap { .. }
-            | OpKind::SelectRows
-            | OpKind::SelectIndex
-            | OpKind::Columns { .. } => None,
-        };
-        match about {
+        let weight = op
+            .kind
+            .weights()
+            .first()
+            .map(|w| &self.module.weight(*w).name);
+        let cache = op.kind.cache().map(|c| &self.module.cache(c).name);
+        match cache.or(weight) {
             Some(name) => format!("{} {name}", op.kind.name()),
             None => op.kind.name().to_owned(),
         }
