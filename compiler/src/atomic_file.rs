@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why the output cannot be written.
@@ -26,18 +26,29 @@ pub enum OutputError {
     /// The target is a directory.
     #[error("{}: is a directory; give the name of a file to write", .0.display())]
     IsDirectory(PathBuf),
+    /// The target is a device, a pipe or a socket.
+    #[error("{}: not a regular file; give the name of a file to write", .0.display())]
+    NotAFile(PathBuf),
+    /// The target is a file that the output is made from.
+    #[error("{}: is {} itself; give another name for the output", target.display(), input.display())]
+    IsInput {
+        /// The output file.
+        target: PathBuf,
+        /// The input it is.
+        input: PathBuf,
+    },
     /// The target's directory refuses new files.
-    #[error("{}: cannot write in {}: {source}", target.display(), dir.display())]
+    #[error("{}: cannot write in {}: {cause}", target.display(), dir.display())]
     NotWritable {
         /// The output file.
         target: PathBuf,
         /// Its directory.
         dir: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No room.
-    #[error("{}: the disk is full ({bytes} bytes are needed); free space or choose another place", target.display())]
+    #[error("{}: no room for the file{}; free space or choose another place", target.display(), needed(*.bytes))]
     DiskFull {
         /// The output file.
         target: PathBuf,
@@ -45,12 +56,12 @@ pub enum OutputError {
         bytes: u64,
     },
     /// Any other failure.
-    #[error("{}: writing failed: {source}", target.display())]
+    #[error("{}: writing failed: {cause}", target.display())]
     Io {
         /// The output file.
         target: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -70,8 +81,16 @@ impl AtomicFile {
     /// # Errors
     /// When the target is a directory, or its directory is missing or not writable.
     pub fn create(target: &Path) -> Result<Self, OutputError> {
-        if target.is_dir() {
+        ignore_size_signal();
+        // A link keeps pointing where it points; what it points to is replaced.
+        let resolved = std::fs::canonicalize(target);
+        let target = resolved.as_deref().unwrap_or(target);
+        if target.is_dir() || target.as_os_str().as_bytes().ends_with(b"/") {
             return Err(OutputError::IsDirectory(target.to_owned()));
+        }
+        // Renaming over a device or a pipe would destroy it, not write to it.
+        if std::fs::metadata(target).is_ok_and(|meta| !meta.is_file()) {
+            return Err(OutputError::NotAFile(target.to_owned()));
         }
         let dir = match target.parent() {
             Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
@@ -83,10 +102,10 @@ impl AtomicFile {
                 dir,
             });
         }
-        let refuse = |source| OutputError::NotWritable {
+        let refuse = |cause| OutputError::NotWritable {
             target: target.to_owned(),
             dir: dir.clone(),
-            source,
+            cause,
         };
         let nameless = OpenOptions::new()
             .read(true)
@@ -118,6 +137,30 @@ impl AtomicFile {
             bytes: 0,
             named,
         })
+    }
+
+    /// Refuses a target that is one of the files the output is made from, under whatever name.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn refuse_inputs<'p>(
+        &self,
+        inputs: impl IntoIterator<Item = &'p Path>,
+    ) -> Result<(), OutputError> {
+        let Ok(target) = std::fs::metadata(&self.target) else {
+            return Ok(());
+        };
+        let same = |input: &&Path| {
+            std::fs::metadata(input)
+                .is_ok_and(|input| (input.dev(), input.ino()) == (target.dev(), target.ino()))
+        };
+        match inputs.into_iter().find(same) {
+            None => Ok(()),
+            Some(input) => Err(OutputError::IsInput {
+                target: self.target.clone(),
+                input: input.to_owned(),
+            }),
+        }
     }
 
     /// The file, for reading and writing.
@@ -160,15 +203,15 @@ impl AtomicFile {
     }
 
     /// The error to report for a failed write to the file.
-    pub fn error(&self, source: io::Error) -> OutputError {
-        match source.raw_os_error() {
+    pub fn error(&self, cause: io::Error) -> OutputError {
+        match cause.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => OutputError::DiskFull {
                 target: self.target.clone(),
                 bytes: self.bytes,
             },
             _ => OutputError::Io {
                 target: self.target.clone(),
-                source,
+                cause,
             },
         }
     }
@@ -223,6 +266,20 @@ impl AtomicFile {
     }
 }
 
+/// ` of N bytes`, where the size is known.
+fn needed(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        n => format!(" of {n} bytes"),
+    }
+}
+
+/// A file beyond the process's limit is an error to report like a full disk, not a reason to be killed.
+fn ignore_size_signal() {
+    // SAFETY: ignoring a signal installs no handler and touches no memory.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +317,38 @@ mod tests {
         f.commit().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(entries(dir.path()), ["a.bin"]);
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("a.bin"), dir.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut f = AtomicFile::create(&link).unwrap();
+        f.file().write_all(b"new").unwrap();
+        f.commit().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn inputs_and_pipes_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (input, other) = (dir.path().join("in"), dir.path().join("other"));
+        fs::write(&input, "precious").unwrap();
+        fs::hard_link(&input, &other).unwrap();
+        let f = AtomicFile::create(&other).unwrap();
+        let error = f.refuse_inputs([input.as_path()]).unwrap_err().to_string();
+        assert!(error.contains("give another name"), "{error}");
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let error = AtomicFile::create(&pipe).err().unwrap().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

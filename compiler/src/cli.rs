@@ -1,6 +1,6 @@
 //! gemc's commands and their arguments.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Progress, Quant};
 use gembin_compiler::synth;
@@ -62,12 +62,12 @@ struct Compile {
 
 /// Print what the compiler makes of a checkpoint, at any stage.
 #[derive(ClapArgs)]
-#[command(after_help = "\
-Stages, in order: import, fold, fuse, select, quantize, layout, plan.
+#[command(after_help = format!("\
+Stages, in order: {}.
 
 Examples:
   gemc emit gemma-3-1b-it --stage import
-  gemc emit gemma-3-1b-it --stage plan --quant q4 -o plan.gir")]
+  gemc emit gemma-3-1b-it --stage plan --quant q4 -o plan.gir", stage_names()))]
 struct Emit {
     /// The checkpoint's directory.
     #[arg(value_name = "DIR")]
@@ -174,14 +174,15 @@ impl Options {
     }
 }
 
+fn stage_names() -> String {
+    Stage::ALL.map(Stage::name).join(", ")
+}
+
 fn parse_stage(name: &str) -> Result<Stage, String> {
     Stage::ALL
         .into_iter()
         .find(|s| s.name() == name)
-        .ok_or_else(|| {
-            let names: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
-            format!("the stages are {}", names.join(", "))
-        })
+        .ok_or_else(|| format!("the stages are {}", stage_names()))
 }
 
 fn parse_preset(name: &str) -> Result<synth::Preset, String> {
@@ -204,7 +205,7 @@ pub fn run(args: Args) -> Result<()> {
             std::process::exit(130);
         }
     })
-    .context("cannot install the Ctrl-C handler")?;
+    .map_err(|e| anyhow::anyhow!("cannot install the Ctrl-C handler: {e}"))?;
     match args.command {
         Command::Compile(c) => compile(&c),
         Command::Emit(e) => emit(&e),
@@ -244,6 +245,7 @@ fn emit(args: &Emit) -> Result<()> {
     match &args.output {
         Some(path) => {
             let mut file = gembin_compiler::atomic_file::AtomicFile::create(path)?;
+            file.refuse_inputs(imported.sources.iter().map(|source| source.path.as_path()))?;
             file.file()
                 .write_all(text.as_bytes())
                 .map_err(|e| file.error(e))?;
@@ -252,7 +254,7 @@ fn emit(args: &Emit) -> Result<()> {
         None => match std::io::stdout().lock().write_all(text.as_bytes()) {
             // The reader has seen enough.
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-            other => other.context("cannot write to standard output")?,
+            other => other.map_err(|e| anyhow::anyhow!("cannot write to standard output: {e}"))?,
         },
     }
     Ok(())

@@ -9,8 +9,8 @@ fn main() -> ExitCode {
     match cli::run(cli::Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line: causes are part of the message, never a list below it.
-            eprintln!("error: {error:#}");
+            // One line: what caused an error is part of its message.
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -96,7 +96,7 @@ pub fn run(
     prompt: &Prompt,
 ) -> Result<Outputs, String> {
     let count = prompt.tokens.len() as u32;
-    let mut interpreter = Interpreter::new(module, weights);
+    let mut interpreter = Interpreter::new(module, weights).with_int8_activations();
     let ids: Vec<i32> = prompt.tokens.iter().map(|t| *t as i32).collect();
     let pos: Vec<i32> = (0..count as i32).collect();
     let slot = vec![0; ids.len()];

@@ -78,12 +78,12 @@ pub enum SynthError {
         path: PathBuf,
     },
     /// A file cannot be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The user asked to stop.
     #[error("interrupted; nothing was kept")]
@@ -94,11 +94,11 @@ pub enum SynthError {
 }
 
 impl SynthError {
-    fn io(path: &Path, source: io::Error) -> Self {
+    fn io(path: &Path, cause: io::Error) -> Self {
         let path = path.to_owned();
-        match source.kind() {
+        match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
-            _ => Self::Io { path, source },
+            _ => Self::Io { path, cause },
         }
     }
 }

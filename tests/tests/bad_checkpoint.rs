@@ -36,6 +36,19 @@ impl Copy {
         fs::write(self.path(name), serde_json::to_vec(&value).unwrap()).unwrap();
     }
 
+    /// Multiplies a bf16 tensor of model.safetensors.
+    fn scale_tensor(&self, name: &str, factor: f32) {
+        let mut file = fs::read(self.path("model.safetensors")).unwrap();
+        let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&file[8..8 + len]).unwrap();
+        let at = |i: usize| header[name]["data_offsets"][i].as_u64().unwrap() as usize + 8 + len;
+        for value in file[at(0)..at(1)].as_chunks_mut::<2>().0 {
+            let scaled = half::bf16::from_le_bytes(*value).to_f32() * factor;
+            *value = half::bf16::from_f32(scaled).to_le_bytes();
+        }
+        fs::write(self.path("model.safetensors"), file).unwrap();
+    }
+
     /// Rewrites the header of model.safetensors; offsets keep meaning the same bytes.
     fn edit_header(&self, edit: impl FnOnce(&mut serde_json::Map<String, Value>)) {
         let file = fs::read(self.path("model.safetensors")).unwrap();
@@ -222,6 +235,12 @@ fn tokenizers_and_templates() {
     });
     refuse(c.dir.path(), &[], &["chat template"]);
 
+    let c = Copy::of("story-gemma3");
+    c.edit_json("tokenizer_config.json", |v| {
+        v["chat_template"] = json!("{{ nosuch(messages) }}")
+    });
+    refuse(c.dir.path(), &[], &["chat template", "nosuch"]);
+
     // Weights are of use without a text side only when the user asks for it by giving token ids.
     let c = Copy::of("story-gemma3");
     fs::remove_file(c.path("tokenizer.json")).unwrap();
@@ -247,6 +266,87 @@ fn outputs_that_cannot_be_written() {
         &gemc(["compile", model, "-o", "/proc/m.gembin"]).failure(1),
         &["/proc"],
     );
+}
+
+#[test]
+fn a_checkpoint_file_is_not_replaced_by_the_output() {
+    let c = Copy::of("gemma1-mqa");
+    let weights = c.path("model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let args = [
+        "compile",
+        c.dir.path().to_str().unwrap(),
+        "-o",
+        weights.to_str().unwrap(),
+    ];
+    one_line(
+        &gemc(args).failure(1),
+        &["model.safetensors", "another name"],
+    );
+    assert!(
+        fs::read(&weights).unwrap() == before,
+        "the checkpoint changed"
+    );
+}
+
+#[test]
+fn pipes_in_a_checkpoint_are_refused_without_waiting() {
+    for name in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        let c = Copy::of("gemma1-mqa");
+        let _ = fs::remove_file(c.path(name));
+        let made = std::process::Command::new("mkfifo")
+            .arg(c.path(name))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        refuse(c.dir.path(), &[], &[name, "not a regular file"]);
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_old_file() {
+    // A limit on the size of files stands for the disk: the same error path, and no rights are needed.
+    let dir = scratch_dir();
+    let out = dir.path().join("m.gembin");
+    fs::write(&out, "old").unwrap();
+    let script = format!(
+        "ulimit -f 64; exec '{}' compile '{}' -o '{}'",
+        gembin_tests::commands::gemc_path().display(),
+        model_dir("gemma1-mqa").display(),
+        out.display()
+    );
+    let mut command = std::process::Command::new("sh");
+    let stderr = gembin_tests::commands::run(command.args(["-c", &script]), b"").failure(1);
+    let told: Vec<&str> = stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(told.len(), 1, "{stderr}");
+    assert!(told[0].contains("no room"), "{stderr}");
+    assert_eq!(fs::read(&out).unwrap(), b"old");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn values_too_large_for_the_cache_are_found_when_compiling() {
+    // The values' projection, a hundred thousand times larger: beyond f16, yet finite.
+    let c = Copy::of("gemma1-mqa");
+    c.scale_tensor("model.layers.0.self_attn.v_proj.weight", 1e5);
+    let out_dir = scratch_dir();
+    let out = out_dir.path().join("m.gembin");
+    let args = [
+        "compile",
+        c.dir.path().to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    // Saturated values are wrong but finite: either way, what is written can be verified.
+    let compiled = gemc(args);
+    if compiled.code == Some(0) {
+        gembin_tests::gemrun(["verify", out.to_str().unwrap()]).success();
+    } else {
+        one_line(&compiled.failure(1), &["--kv f32"]);
+    }
 }
 
 #[test]

@@ -136,9 +136,7 @@ fn an_interrupted_compile_leaves_the_old_file_and_nothing_else() {
 #[test]
 fn every_stage_prints_text_that_the_parser_reads_back() {
     let model = model_dir("gemma2-gqa");
-    for stage in [
-        "import", "fold", "fuse", "select", "quantize", "layout", "plan",
-    ] {
+    for stage in gembin_passes::Stage::ALL.map(gembin_passes::Stage::name) {
         let text = gemc([
             "emit",
             model.to_str().unwrap(),

@@ -5,7 +5,7 @@
 
 use super::error::{ImportError, one_line};
 use super::header::{self, HeaderEntry};
-use super::json::{Object, file_name, read_object};
+use super::json::{Object, file_name, read_object, refuse_irregular};
 use gembin_ir::DType;
 use half::slice::HalfFloatSliceExt;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
@@ -249,14 +249,12 @@ impl gembin_ir::weights::TensorSource for Checkpoint {
 
 /// Maps a file for reading.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap, ImportError> {
-    let io = |source| ImportError::Io {
+    let io = |cause| ImportError::Io {
         path: path.to_owned(),
-        source,
+        cause,
     };
+    refuse_irregular(path, &std::fs::metadata(path).map_err(io)?)?;
     let file = File::open(path).map_err(io)?;
-    if !file.metadata().map_err(io)?.is_file() {
-        return Err(io(std::io::Error::other("not a regular file")));
-    }
     // SAFETY: the mapping is private and read-only, and only ever read as bytes, so any content is valid. As with
     // every mapped input, the file must not be cut short by someone else meanwhile; a compiler cannot guard a user
     // against a checkpoint that he deletes while it is compiled.

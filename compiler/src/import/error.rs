@@ -27,13 +27,19 @@ pub enum ImportError {
         /// What to do about weights in another format, if there are any.
         hint: &'static str,
     },
+    /// A directory, pipe or device where a file is expected.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A small file is far too big to be what its name says.
     #[error("{file}: {bytes} bytes are too many, at most {limit} are read")]

@@ -86,7 +86,8 @@ fn place(
             ));
         }
         let dtype = serde_json::from_value::<Dtype>(tensor.dtype.clone().into()).ok();
-        if let Some(dtype) = dtype {
+        // Other types are refused by name later, which says more than their size.
+        if let Some(dtype @ (Dtype::F32 | Dtype::F16 | Dtype::BF16)) = dtype {
             let bits = tensor
                 .shape
                 .iter()

@@ -11,12 +11,15 @@ pub(crate) const SMALL_FILE_BYTES: u64 = 64 << 20;
 
 /// Reads a file of text, unless it is absurdly long. `None` if there is no such file.
 pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, ImportError> {
-    let io = |source| ImportError::Io {
+    let io = |cause| ImportError::Io {
         path: path.to_owned(),
-        source,
+        cause,
     };
     let bytes = match std::fs::metadata(path) {
-        Ok(meta) => meta.len(),
+        Ok(meta) => {
+            refuse_irregular(path, &meta)?;
+            meta.len()
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),
     };
@@ -28,6 +31,16 @@ pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, ImportError> {
         });
     }
     std::fs::read(path).map(Some).map_err(io)
+}
+
+/// Refuses what is no regular file, before it is opened: opening a pipe waits until somebody writes to it.
+pub(crate) fn refuse_irregular(path: &Path, meta: &std::fs::Metadata) -> Result<(), ImportError> {
+    match meta.is_file() {
+        true => Ok(()),
+        false => Err(ImportError::NotAFile {
+            path: path.to_owned(),
+        }),
+    }
 }
 
 /// The last component of a path, for messages.

@@ -78,6 +78,7 @@ pub(crate) struct Frame<'a> {
     pub weights: &'a dyn WeightSource,
     pub caches: &'a mut [KvCache],
     pub operands: Vec<&'a Datum>,
+    pub int8_activations: bool,
 }
 
 impl<'a> Frame<'a> {
@@ -107,7 +108,15 @@ impl<'a> Frame<'a> {
 
     /// `x w^T`. Streams over the weight: each thread holds a slab of its rows, never the whole.
     pub fn linear(&self, x: &Tensor, id: WeightId) -> Result<Tensor, String> {
-        let (n, k) = self.module.weight(id).rows_cols();
+        let weight = self.module.weight(id);
+        let rounded;
+        let x = if self.int8_activations && weight.dtype.is_quantized() {
+            rounded = math::rounded_to_int8(x)?;
+            &rounded
+        } else {
+            x
+        };
+        let (n, k) = weight.rows_cols();
         let (n, k) = (n as usize, k as usize);
         let slab_rows = (SLAB_VALUES / k).clamp(1, n);
         let slabs: Vec<Vec<f32>> = (0..n.div_ceil(slab_rows))

@@ -1,6 +1,9 @@
 //! The arithmetic of the interpreter: plain loops over f32 slices, in an order that depends neither on the number of
 //! rows nor on the number of threads, so that a prompt evaluated at once and token by token gives the same bits.
 
+use crate::interp::frame::Tensor;
+use crate::types::DType;
+
 /// Columns summed side by side in a dot product: two vector registers of the oldest machine. One row at a time;
 /// sharing a pass over `w` among several rows keeps the compiler from using vectors at all.
 const LANES: usize = 8;
@@ -17,6 +20,24 @@ pub(crate) fn dot(x: &[f32], w: &[f32]) -> f32 {
     }
     let tail: f32 = x_tail.iter().zip(w_tail).map(|(x, w)| x * w).sum();
     sums.iter().sum::<f32>() + tail
+}
+
+/// Each group of [`DType::GROUP`] columns of a row as multiples of a 127th of its greatest magnitude.
+pub(crate) fn rounded_to_int8(x: &Tensor) -> Result<Tensor, String> {
+    let mut rounded = Tensor::zeros(x.rows, x.cols)?;
+    for r in 0..x.rows {
+        let groups = x.row(r).chunks(DType::GROUP);
+        for (from, to) in groups.zip(rounded.row_mut(r).chunks_mut(DType::GROUP)) {
+            let greatest = from.iter().fold(0f32, |m, v| m.max(v.abs()));
+            if greatest > 0.0 {
+                let (inverse, scale) = (127.0 / greatest, greatest / 127.0);
+                for (from, to) in from.iter().zip(to) {
+                    *to = (from * inverse).round_ties_even() * scale;
+                }
+            }
+        }
+    }
+    Ok(rounded)
 }
 
 /// Root-mean-square norm of each run of `weight.len()` values, in place. Source: Zhang & Sennrich 2019, eq. 4; the

@@ -89,6 +89,7 @@ pub struct Interpreter<'a> {
     weights: &'a dyn WeightSource,
     caches: Vec<KvCache>,
     faults: Option<String>,
+    int8_activations: bool,
 }
 
 impl<'a> Interpreter<'a> {
@@ -105,7 +106,15 @@ impl<'a> Interpreter<'a> {
             faults: verify::verify(module)
                 .err()
                 .map(|faults| faults.to_string()),
+            int8_activations: false,
         }
+    }
+
+    /// Rounds what meets a quantized weight to 8 bits in groups, as devices with integer dot products do,
+    /// so that their results can be compared closely; without it, linears are exact f32 whatever the weight.
+    pub fn with_int8_activations(mut self) -> Self {
+        self.int8_activations = true;
+        self
     }
 
     /// Calls a function and returns its results.
@@ -140,6 +149,7 @@ impl<'a> Interpreter<'a> {
                 weights: self.weights,
                 caches: &mut self.caches,
                 operands,
+                int8_activations: self.int8_activations,
             };
             let results = op.kind.eval(&mut frame).map_err(fail)?;
             for (id, result) in op.results.iter().zip(results) {

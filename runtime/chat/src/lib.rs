@@ -111,12 +111,20 @@ impl ChatError {
     }
 }
 
-/// Checks that a template can be parsed.
+/// Checks that a template parses, and renders the simplest conversation: one message of a user, to be answered.
 ///
 /// # Errors
 /// With the line and what is wrong there.
-pub fn check_template(source: &str) -> Result<(), ChatError> {
-    Template::new(source, &[]).map(|_| ())
+pub fn check_template(source: &str, special_tokens: &[(String, String)]) -> Result<(), ChatError> {
+    let template = Template::new(source, special_tokens)?;
+    let text = template.render(&[Message::new("user", "hello")], true)?;
+    if text.trim().is_empty() {
+        return Err(ChatError::Failed {
+            line: 1,
+            reason: "a conversation of one message gives an empty text".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// A parsed template.

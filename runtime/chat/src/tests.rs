@@ -129,7 +129,7 @@ fn python_s_methods_and_filters_work() {
 
 #[test]
 fn a_syntax_error_is_placed() {
-    let error = check_template("one\n{% if %}").expect_err("is refused");
+    let error = check_template("one\n{% if %}", &[]).expect_err("is refused");
     assert!(
         matches!(error, ChatError::Syntax { line: 2, .. }),
         "{error}"
@@ -139,18 +139,31 @@ fn a_syntax_error_is_placed() {
         "{error}"
     );
     assert!(!error.to_string().contains('\n'));
-    assert!(check_template("{{ 'open").is_err());
-    assert!(check_template(&"{{ (".repeat(10_000)).is_err());
-    assert!(check_template(&"(".repeat(100_000)).is_ok(), "text");
+    assert!(check_template("{{ 'open", &[]).is_err());
+    assert!(check_template(&"{{ (".repeat(10_000), &[]).is_err());
+    assert!(check_template(&"(".repeat(100_000), &[]).is_ok(), "text");
     assert!(
-        check_template(&format!(
-            "{{{{ {}1{} }}}}",
-            "(".repeat(9999),
-            ")".repeat(9999)
-        ))
+        check_template(
+            &format!("{{{{ {}1{} }}}}", "(".repeat(9999), ")".repeat(9999)),
+            &[]
+        )
         .is_err()
     );
-    assert!(check_template(WITH_SYSTEM).is_ok());
+    assert!(check_template(WITH_SYSTEM, &[]).is_ok());
+}
+
+#[test]
+fn a_template_that_cannot_render_one_message_is_refused() {
+    for source in [
+        "{{ nosuch(1) }}",
+        "{{ raise_exception('never') }}",
+        "{% if false %}text{% endif %}",
+        "",
+    ] {
+        assert!(check_template(source, &[]).is_err(), "{source:?}");
+    }
+    let bos = [("bos_token".to_owned(), "<bos>".to_owned())];
+    assert!(check_template("{{ bos_token }}", &bos).is_ok());
 }
 
 #[test]
