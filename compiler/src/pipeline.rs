@@ -158,12 +158,13 @@ impl CompileOptions {
     /// How far a device's logits may be from the interpreter's, as `||a - b|| / ||b||`.
     ///
     /// With weights as in the checkpoint only the order of f32 sums differs. Where activations are rounded to eight
-    /// bits, which the reference run imitates, a sum that comes out the other side of a half moves one of them by a
-    /// whole step, and a few such steps travel through the layers.
+    /// bits, which the reference run imitates, small models agree to 1e-6; but a sum that comes out the other side of
+    /// a half moves an activation by a whole step, and through many layers such steps grow to the size of the rounding
+    /// itself, a few percent. A wrong kernel is off by about one.
     fn reference_tolerance(&self) -> f32 {
         match (self.quant, self.head()) {
             (Quant::None, Quant::None) => 1e-3,
-            _ => 0.05,
+            _ => 0.15,
         }
     }
 
