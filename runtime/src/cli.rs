@@ -1,7 +1,7 @@
 //! The `gemrun` command: arguments, exit codes, and one file a command.
 //!
-//! Exit codes: 0 done; 1 an error, told in one line on stderr; 2 wrong usage; 130 stopped by Ctrl-C after what was
-//! generated has been printed. Results go to stdout, everything else to stderr.
+//! Exit codes: 0 done; 1 an error, told in one line on stderr; 2 wrong usage, a bad value of an option included; 130
+//! stopped by Ctrl-C after what was generated has been printed. Results go to stdout, everything else to stderr.
 
 mod bench;
 mod chat;
@@ -13,6 +13,7 @@ mod interrupt;
 mod logits;
 mod options;
 mod output;
+mod output_file;
 mod session;
 mod verify;
 

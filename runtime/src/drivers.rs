@@ -26,7 +26,8 @@ pub fn probe(device: Device, isa: Option<cpu::Isa>) -> Result<String, String> {
                 return Err(format!("this processor has no {}", isa.title()));
             }
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            Ok(format!("{}, {threads} threads", isa.title()))
+            let s = if threads == 1 { "" } else { "s" };
+            Ok(format!("{}, {threads} thread{s}", isa.title()))
         }
     }
 }

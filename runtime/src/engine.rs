@@ -18,6 +18,7 @@ use executor::Executor;
 use gembin_bundle::manifest::{Device, Manifest, Phase, Plan};
 use slots::Slots;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -84,8 +85,8 @@ pub enum Wanted<'a> {
     /// The last token's; they are the result of the call.
     Last,
     /// Every token's, in blocks of whole rows: the function gets the index of the block's first token and the rows'
-    /// logits one after the other.
-    Every(&'a mut dyn FnMut(usize, &[f32])),
+    /// logits one after the other. When it breaks, the rest is not run, and the sequence has the tokens given so far.
+    Every(&'a mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>),
 }
 
 /// A bundle ready to run.
@@ -250,8 +251,10 @@ impl Engine {
             };
             self.executor.run(program, &self.rows, outs)?;
             self.slots.advance(slot, rows);
-            if let Wanted::Every(give) = &mut wanted {
-                give(done, self.executor.logits(program, rows));
+            if let Wanted::Every(give) = &mut wanted
+                && give(done, self.executor.logits(program, rows)).is_break()
+            {
+                break;
             }
             if is_last && matches!(wanted, Wanted::Last) {
                 last = Some(program);

@@ -184,6 +184,81 @@ fn logits_that_cannot_be_written_leave_the_old_file() {
     let directory = fixture.dir.path().to_str().unwrap();
     let output = fixture.run("logits", &["--ids", "2", "-o", directory]);
     assert!(error(&output, 1).contains("is a directory"));
+    let bundle = fixture.bundle.to_str().unwrap();
+    let before = std::fs::read(bundle).unwrap();
+    let output = fixture.run("logits", &["--ids", "2", "-o", bundle]);
+    assert!(error(&output, 1).contains("is the same file as the bundle"));
+    assert!(std::fs::read(bundle).unwrap() == before);
+    // Wrong ids are told before the old file is touched.
+    let old = fixture.dir.path().join("old");
+    std::fs::write(&old, "old").unwrap();
+    let output = fixture.run("logits", &["--ids", "2,1030", "-o", old.to_str().unwrap()]);
+    assert!(error(&output, 1).contains("token id 1030 is out of range"));
+    assert_eq!(std::fs::read(&old).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 2);
+}
+
+#[test]
+fn logits_past_the_size_limit_of_files_are_one_error_and_leave_nothing() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("out.safetensors");
+    let ids = vec!["3"; 90].join(",");
+    // 90 rows of 4 KiB against 100 blocks of at most 1 KiB.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_gemrun"))
+        .arg("logits")
+        .arg(&fixture.bundle)
+        .args(["--ids", &ids, "-o", path.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let line = error(&output, 1);
+    assert!(
+        line.contains("cannot write") && line.contains("out.safetensors"),
+        "{line}"
+    );
+    assert_eq!(std::fs::read_dir(fixture.dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn logits_go_straight_through_a_pipe() {
+    let fixture = Fixture::new();
+    let pipe = fixture.dir.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    stdout(&fixture.run("logits", &["--ids", "2,17,9", "-o", pipe.to_str().unwrap()]));
+    let piped = reader.join().unwrap();
+    let file = fixture.dir.path().join("file");
+    stdout(&fixture.run("logits", &["--ids", "2,17,9", "-o", file.to_str().unwrap()]));
+    assert!(piped == std::fs::read(file).unwrap());
+    assert!(
+        !std::fs::metadata(pipe).unwrap().is_file(),
+        "the pipe is still one"
+    );
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_refused() {
+    let fixture = Fixture::new();
+    let sections = json(&fixture.run("info", &["--json"]))["sections"].clone();
+    let weights = sections[1]["offset"].as_u64().unwrap() as usize;
+    let mut bytes = std::fs::read(&fixture.bundle).unwrap();
+    for word in bytes[weights..weights + 4096].as_chunks_mut::<4>().0 {
+        *word = f32::NAN.to_le_bytes();
+    }
+    std::fs::write(&fixture.bundle, bytes).unwrap();
+    let path = fixture.dir.path().join("out");
+    let output = fixture.run("logits", &["--ids", "2,17", "-o", path.to_str().unwrap()]);
+    let line = error(&output, 1);
+    assert!(
+        line.contains("position 0 (token id 2)") && line.contains("NaN"),
+        "{line}"
+    );
+    assert_eq!(std::fs::read_dir(fixture.dir.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -282,7 +357,11 @@ fn verify_names_every_damaged_weight() {
     bytes[end - 4096 - 64] ^= 1;
     std::fs::write(&fixture.bundle, bytes).unwrap();
     let output = fixture.run("verify", &[]);
-    assert!(error(&output, 1).contains("2 parts of the weights are damaged"));
+    let line = error(&output, 1);
+    assert!(
+        line.contains("2 parts of the weights are damaged: \"embedding\", "),
+        "{line}"
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.matches("damaged: ").count(), 2, "{text}");
     assert!(text.contains("\"embedding\""), "{text}");
@@ -307,22 +386,11 @@ fn user_errors_are_one_line_and_exit_1() {
     let cases: &[(&str, &[&str], &str)] = &[
         (
             "generate",
-            &["--ids", "2", "--device", "tpu"],
-            "unknown device tpu; known: auto, cpu",
-        ),
-        (
-            "generate",
             &["--ids", "2,1030"],
             "token id 1030 is out of range",
         ),
         ("generate", &["--prompt", "hello"], "has no tokenizer"),
         ("chat", &[], "has no tokenizer"),
-        ("generate", &["--ids", "2", "--isa", "sse9"], "sse9"),
-        (
-            "generate",
-            &["--ids", "2", "--stop", ""],
-            "--stop needs a text",
-        ),
         (
             "generate",
             &["--prompt-file", "/nothing/here"],
@@ -351,18 +419,88 @@ fn user_errors_are_one_line_and_exit_1() {
 #[test]
 fn wrong_usage_exits_2() {
     let fixture = Fixture::new();
-    let cases: &[(&str, &[&str])] = &[
-        ("generate", &["--ids", "2,x"]),
-        ("generate", &["--ids", ""]),
-        ("generate", &["--prompt", "a", "--ids", "2"]),
-        ("generate", &["--no-such-option"]),
-        ("logits", &["--ids", "2"]),
-        ("bench", &["--threads", "0"]),
-        ("bench", &["--repeat", "0"]),
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("generate", &["--ids", "2,x"], "token id 2 is \"x\""),
+        ("generate", &["--ids", ""], "no token ids"),
+        (
+            "generate",
+            &["--prompt", "a", "--ids", "2"],
+            "cannot be used with",
+        ),
+        ("generate", &["--no-such-option"], "--no-such-option"),
+        (
+            "generate",
+            &["--device", "tpu"],
+            "unknown device tpu; known: auto, cpu",
+        ),
+        ("generate", &["--isa", "sse9"], "sse9"),
+        (
+            "generate",
+            &["--stop", ""],
+            "an empty one would stop at once",
+        ),
+        ("generate", &["-n", "-1"], "a whole number from 0"),
+        ("generate", &["--seed", "-1"], "-1"),
+        ("generate", &["--top-k", "-1"], "-1 is not in 0..="),
+        (
+            "eval",
+            &["--text", "x", "--max-docs", "0"],
+            "a whole number from 1",
+        ),
+        ("logits", &["--ids", "2"], "--output"),
+        ("bench", &["--threads", "0"], "0 is not in 1..=1024"),
+        (
+            "bench",
+            &["--threads", "100000"],
+            "100000 is not in 1..=1024",
+        ),
+        ("bench", &["--repeat", "0"], "0 is not in 1.."),
     ];
-    for (command, args) in cases {
-        error(&fixture.run(command, args), 2);
+    for (command, args, message) in cases {
+        let text = error(&fixture.run(command, args), 2);
+        assert!(text.contains(message), "{command} {args:?}: {text}");
     }
+}
+
+#[test]
+fn sampling_parameters_out_of_range_are_wrong_usage_with_the_range() {
+    let fixture = Fixture::new();
+    for (option, values, range) in [
+        ("--temperature", ["nan", "-1", "inf"], "0 (greedy) or more"),
+        ("--top-p", ["2", "0", "-0.5"], "above 0 and at most 1"),
+        ("--min-p", ["inf", "-1", "1.5"], "from 0 to 1"),
+        ("--repetition-penalty", ["0", "-1", "nan"], "above 0"),
+        ("--temperature", ["warm", "", "1,5"], "it must be a number"),
+    ] {
+        for value in values {
+            for command in ["generate", "chat"] {
+                let text = error(&fixture.run(command, &[option, value]), 2);
+                assert!(text.contains(range), "{option} {value}: {text}");
+                assert!(!text.contains("tip"), "{option} {value}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn more_threads_than_cores_are_remarked_once() {
+    let fixture = Fixture::new();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let note = |threads: usize| {
+        let threads = threads.to_string();
+        let args = ["--ids", "2", "-n", "1", "--threads", &threads];
+        let output = fixture.run("generate", &args);
+        stdout(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let more = cores + 1;
+    let told = note(more);
+    assert!(
+        told.starts_with(&format!("note: {more} threads on {cores} core")),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert_eq!(note(cores), "");
 }
 
 #[test]
@@ -548,7 +686,7 @@ fn eval_sums_the_log_probabilities_of_every_token_after_the_first() {
     let file = model.dir.path().join("text.txt");
     std::fs::write(
         &file,
-        format!("{}\n\n{}\nmore\n", documents[0], documents[1]),
+        format!("\u{feff}{}\n \t\n\n{}\nmore\n", documents[0], documents[1]),
     )
     .unwrap();
     let args = [
@@ -568,8 +706,10 @@ fn eval_sums_the_log_probabilities_of_every_token_after_the_first() {
     std::fs::write(&file, format!("short\n{}\n", "fox ".repeat(200))).unwrap();
     let output = gemrun("eval", &model.bundle, &["--text", file.to_str().unwrap()]);
     let line = error(&output, 1);
+    let inputs = 1 + model.tokenizer.encode(&"fox ".repeat(200)).len();
     assert!(
-        line.contains("line 2") && line.contains("context of 96"),
+        line.contains("line 2: ")
+            && line.contains(&format!("{inputs} tokens do not fit the context of 96")),
         "{line}"
     );
 }

@@ -4,6 +4,7 @@ mod support;
 
 use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
 use gembin_runtime::error::Error;
+use std::ops::ControlFlow;
 use support::{CHUNK, CONTEXT, RING, SLOTS, VOCAB, WINDOW};
 use tempfile::TempDir;
 
@@ -75,6 +76,7 @@ fn every_row_is_given_once_in_order() {
             Wanted::Every(&mut |first, rows| {
                 assert_eq!(first, got.len());
                 got.extend(rows.chunks(VOCAB as usize).map(<[f32]>::to_vec));
+                ControlFlow::Continue(())
             }),
         )
         .unwrap();
@@ -83,6 +85,32 @@ fn every_row_is_given_once_in_order() {
     for (got, want) in got.iter().zip(&want) {
         assert_close(got, want);
     }
+}
+
+#[test]
+fn a_prefill_that_is_stopped_keeps_what_was_given() {
+    let (mut engine, _dir) = engine();
+    let tokens = tokens(19);
+    let (mut calls, mut given) = (0, 0);
+    let mut stop_at_second = |_: usize, rows: &[f32]| {
+        calls += 1;
+        given += rows.len() / VOCAB as usize;
+        if calls == 2 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    let wanted = Wanted::Every(&mut stop_at_second);
+    assert!(engine.prefill(0, &tokens, wanted).unwrap().is_empty());
+    assert_eq!(calls, 2);
+    assert_eq!(engine.len(0).unwrap(), given);
+    assert!(given < tokens.len());
+    // What follows is as if it had been given in one piece.
+    let got = engine.prefill(0, &tokens[given..], Wanted::Last).unwrap();
+    let got = got.to_vec();
+    let want = engine.prefill(1, &tokens, Wanted::Last).unwrap();
+    assert_close(&got, want);
 }
 
 #[test]

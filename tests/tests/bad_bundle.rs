@@ -1,4 +1,5 @@
-//! Broken bundles and bad requests, through the real `gemrun`: one clear line, exit code 1, no crash.
+//! Broken bundles and bad requests, through the real `gemrun`: one clear line, exit code 1, no crash. Bad values of
+//! options are wrong usage, exit code 2.
 
 use gembin_tests::commands::{gemrun_path, kernel_sets, run};
 use gembin_tests::{gemc, gemrun, model_dir, scratch_dir};
@@ -137,19 +138,11 @@ fn verify_passes_on_every_format_and_every_instruction_set() {
 fn requests_that_cannot_be_served() {
     let b = bundle().to_str().unwrap();
     let fail = |args: &[&str]| gemrun(args).failure(1);
+    let dir = scratch_dir();
+    let never = dir.path().join("never.safetensors");
+    let never = never.to_str().unwrap();
     one_line(
-        &fail(&["generate", b, "--prompt", "a", "--device", "quantum"]),
-        &["quantum", "cpu"],
-    );
-    one_line(
-        &fail(&[
-            "logits",
-            b,
-            "--ids",
-            "2,99999",
-            "-o",
-            "/tmp/never.safetensors",
-        ]),
+        &fail(&["logits", b, "--ids", "2,99999", "-o", never]),
         &["99999"],
     );
     one_line(
@@ -159,26 +152,38 @@ fn requests_that_cannot_be_served() {
     let long = "word ".repeat(200);
     one_line(&fail(&["generate", b, "--prompt", &long]), &["64"]);
     one_line(
-        &fail(&["generate", b, "--prompt", "a", "--temperature=-1"]),
-        &["temperature"],
-    );
-    one_line(
-        &fail(&["generate", b, "--prompt", "a", "--top-p", "1.5"]),
-        &["1.5"],
-    );
-    one_line(
         &fail(&["eval", b, "--text", "/nonexistent.txt"]),
         &["/nonexistent.txt"],
     );
     let mut invalid = Command::new(gemrun_path());
     invalid.args(["generate", b]);
     one_line(&run(&mut invalid, b"caf\xe9 ol\xe9").failure(1), &["UTF-8"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn options_with_bad_values() {
+    let b = bundle().to_str().unwrap();
     assert!(gemrun(["generate"]).failure(2).contains("Usage"));
-    assert!(
-        gemrun(["logits", b, "--ids", "2,x", "-o", "/tmp/never.safetensors"])
-            .failure(2)
-            .contains("x")
-    );
+    for (args, reason) in [
+        (
+            ["--device", "quantum"],
+            "unknown device quantum; known: auto, cpu",
+        ),
+        (["--temperature", "-1"], "temperature is -1; it must be 0"),
+        (["--temperature", "nan"], "temperature is NaN; it must be 0"),
+        (["--top-p", "1.5"], "top-p is 1.5; it must be above 0"),
+        (["--min-p", "inf"], "min-p is inf; it must be from 0 to 1"),
+        (
+            ["--repetition-penalty", "0"],
+            "penalty is 0; it must be above 0",
+        ),
+        (["--stop", ""], "an empty one would stop at once"),
+        (["--ids", "2,x"], "token id 2 is \"x\""),
+    ] {
+        let stderr = gemrun(["generate", b].into_iter().chain(args)).failure(2);
+        assert!(stderr.contains(reason), "{args:?}: {stderr}");
+    }
 }
 
 #[test]

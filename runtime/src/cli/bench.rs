@@ -24,15 +24,20 @@ pub(crate) struct Args {
     model: ModelArgs,
 
     /// Tokens of the prompt
-    #[arg(long, value_name = "P", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "P", default_value_t = 128, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     prompt_tokens: u32,
 
     /// Tokens decoded after it
-    #[arg(long, value_name = "G", default_value_t = 64)]
+    #[arg(
+        long,
+        value_name = "G",
+        default_value_t = 64,
+        allow_negative_numbers = true
+    )]
     gen_tokens: u32,
 
     /// Runs counted
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "R", default_value_t = 3, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
     /// Do not measure the memory's read bandwidth, which takes 1 GiB and a second
@@ -208,7 +213,28 @@ fn fixed_tokens(count: usize, vocab: usize) -> Vec<u32> {
         .collect()
 }
 
+/// Weights read a token below which the processor's caches may hold them, so that the memory's speed says nothing.
+const CACHED_BYTES: u64 = 64 << 20;
+
 impl Report {
+    /// What of the memory's speed decoding reaches, where that means something.
+    fn share(&self, limit: f64) -> String {
+        let weight_bytes = match self.runs.first() {
+            Some(run) if run.decode.tokens > 0 => {
+                run.decode.weight_bytes / run.decode.tokens as u64
+            }
+            _ => return String::new(),
+        };
+        if weight_bytes <= CACHED_BYTES {
+            return format!(
+                "; the {} of weights that a token reads fit the caches, so it is no limit here",
+                output::bytes(weight_bytes)
+            );
+        }
+        let share = 100.0 * output::rate(self.decode_gb_per_s, limit);
+        format!("; decoding reaches {share:.0} % of it")
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "model: {}, {}\ndevice: {}\n\n{:>5}  {:>24}  {:>24}\n",
@@ -234,8 +260,8 @@ impl Report {
         );
         if let Some(limit) = self.memory_read_gb_per_s {
             text += &format!(
-                "\nmemory: {limit:.1} GB/s read by the same threads; decoding reaches {:.0} % of it\n",
-                100.0 * self.decode_gb_per_s / limit
+                "\nmemory: {limit:.1} GB/s read by the same threads{}\n",
+                self.share(limit)
             );
         }
         text
@@ -253,5 +279,41 @@ mod tests {
         assert_eq!(tokens, fixed_tokens(1000, 37));
         let distinct: std::collections::BTreeSet<_> = tokens.iter().collect();
         assert_eq!(distinct.len(), 37);
+    }
+
+    #[test]
+    fn the_share_of_the_memorys_speed_is_told_where_it_means_something() {
+        let with = |tokens: usize, weight_bytes: u64| {
+            let phase = |tokens, weight_bytes| {
+                let traffic = Traffic {
+                    weight_bytes,
+                    ..Traffic::default()
+                };
+                Phased::new(tokens, 1.0, traffic)
+            };
+            let run = Run {
+                prefill: phase(1, 0),
+                decode: phase(tokens, weight_bytes),
+            };
+            let report = Report {
+                model: String::new(),
+                quantization: String::new(),
+                device: String::new(),
+                prompt_tokens: 1,
+                gen_tokens: tokens,
+                prefill_tokens_per_s: 0.0,
+                decode_tokens_per_s: run.decode.tokens_per_s,
+                prefill_gb_per_s: 0.0,
+                decode_gb_per_s: run.decode.gb_per_s,
+                memory_read_gb_per_s: Some(10.0),
+                runs: vec![run],
+            };
+            report.text()
+        };
+        assert!(with(5, 5_000_000_000).ends_with("threads; decoding reaches 50 % of it\n"));
+        assert!(
+            with(5, 5 << 20).contains("the 1.0 MiB of weights that a token reads fit the caches")
+        );
+        assert!(with(0, 0).ends_with("GB/s read by the same threads\n"));
     }
 }

@@ -1,6 +1,6 @@
 //! `gemrun chat`: a conversation on the terminal, or over pipes with one line a turn.
 
-use crate::cli::options::{ModelArgs, SamplingArgs};
+use crate::cli::options::{ModelArgs, SamplingArgs, parse_count};
 use crate::cli::session::{self, Ended, Limits, Text, Writer};
 use crate::cli::{Outcome, interrupt, output};
 use anyhow::{Context, bail};
@@ -14,8 +14,8 @@ use std::io::{BufRead, IsTerminal};
 /// Talk with a model; each line is a turn
 #[derive(clap::Args)]
 #[command(after_help = "\
-What was said stays in the KV cache: a turn costs its own tokens, not the conversation's. `/reset` starts over, `/quit`
-or Ctrl-D leaves. Ctrl-C stops an answer; at the prompt it leaves. Works over pipes too: each line of stdin is a turn.
+What was said stays in the KV cache: a turn costs its own tokens, not the conversation's. `/reset` starts over; `/quit`,
+`/exit` or Ctrl-D leaves. Ctrl-C stops an answer; at the prompt it leaves. Works over pipes too: each line of stdin is a turn.
 
 Examples:
   gemrun chat model.gembin
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     system: Option<String>,
 
     /// Tokens of an answer at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = parse_count, allow_negative_numbers = true)]
     max_tokens: usize,
 
     #[command(flatten)]
@@ -77,7 +77,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         conversation
             .messages
             .push(Message::new("user", line.as_str()));
-        let mut writer = Writer::new(Some(&text), &[], true)?;
+        let mut writer = Writer::new(
+            Some(&text),
+            &[],
+            true,
+            args.max_tokens.min(engine.context()),
+        )?;
         let answer = template.tokens(&conversation.messages).and_then(|prompt| {
             conversation.answer(&mut engine, &prompt, args.max_tokens, &mut writer)
         });
@@ -85,7 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Ok(answer) => {
                 let reply = writer.finish()?;
                 output::to_stdout("\n")?;
-                conversation.messages.push(Message::new("assistant", reply));
+                conversation.remember(&answer, reply);
                 if answer.ended == Ended::ContextFull {
                     output::to_stderr(&format!(
                         "stopped: the context of {} tokens is full; /reset starts over\n",
@@ -133,6 +138,15 @@ impl Conversation {
                 .map(|system| Message::new("system", system)),
         );
         Ok(())
+    }
+
+    /// Keeps a reply, also one cut short. A turn stopped before its first token was not answered: it is forgotten.
+    fn remember(&mut self, answer: &session::Generated, reply: String) {
+        if answer.ended == Ended::Interrupted && answer.tokens.is_empty() {
+            self.messages.pop();
+        } else {
+            self.messages.push(Message::new("assistant", reply));
+        }
     }
 
     /// Answers the conversation that `prompt` spells. What the engine already holds of it is not run again.

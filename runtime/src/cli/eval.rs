@@ -1,20 +1,20 @@
 //! `gemrun eval`: how well the model predicts a text.
 
-use crate::cli::options::ModelArgs;
-use crate::cli::session::Text;
+use crate::cli::options::{ModelArgs, parse_positive};
+use crate::cli::session::{self, Text};
 use crate::cli::{Outcome, interrupt, output};
 use anyhow::{Context, bail};
 use gembin_runtime::engine::{Engine, Wanted};
-use gembin_runtime::error::Error;
 use serde::Serialize;
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// Score a text, one document a line, and print its perplexity
 #[derive(clap::Args)]
 #[command(after_help = "\
 Each line is scored alone, as <bos> line <eos>: every token after <bos> counts. `nll` is the sum of -ln(probability),
-`perplexity` is exp(nll / tokens). Empty lines are no documents.
+`perplexity` is exp(nll / tokens). Lines of nothing but white space are no documents.
 
 Examples:
   gemrun eval model.gembin --text valid.txt
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     text: PathBuf,
 
     /// Score only the first N documents
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_positive, allow_negative_numbers = true)]
     max_docs: Option<usize>,
 
     /// Print JSON: {"tokens", "nll", "perplexity"}
@@ -47,29 +47,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let content = read_text(&args.text)?;
     let mut engine = args.model.open()?;
     let text = Text::of(&engine)?;
-    let documents: Vec<(usize, &str)> = content
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty())
-        .take(args.max_docs.unwrap_or(usize::MAX))
-        .collect();
+    let place = |line: usize| format!("{} line {line}", args.text.display());
+    // All of them before the first is scored: what cannot be scored is said at once.
+    let mut documents = Vec::new();
+    for (line, document) in documents_of(&content).take(args.max_docs.unwrap_or(usize::MAX)) {
+        if interrupt::requested() {
+            return Ok(Outcome::Interrupted);
+        }
+        let tokens = tokens_of(&engine, &text, document);
+        session::check_inputs(&engine, inputs_of(&tokens))
+            .and_then(|()| session::check_tokens(&engine, &tokens))
+            .with_context(|| place(line))?;
+        documents.push((line, tokens));
+    }
     if documents.is_empty() {
         bail!("{}: no documents: every line is empty", args.text.display());
     }
     let show_progress = std::io::stderr().is_terminal();
     let (mut tokens, mut nll) = (0, 0.0);
-    for (done, &(line, document)) in documents.iter().enumerate() {
-        if interrupt::requested() {
+    for (done, (line, document)) in documents.iter().enumerate() {
+        let Some(sum) = score(&mut engine, document).with_context(|| place(*line))? else {
             clear_progress(show_progress);
             output::to_stderr(&format!(
                 "stopped after {done} of {} documents\n",
                 documents.len()
             ));
             return Ok(Outcome::Interrupted);
-        }
-        let (count, sum) = score(&mut engine, &text, document)
-            .with_context(|| format!("{} line {}", args.text.display(), line + 1))?;
-        tokens += count;
+        };
+        tokens += document.len().saturating_sub(1);
         nll += sum;
         if show_progress {
             output::to_stderr(&format!(
@@ -118,35 +123,56 @@ fn perplexity(nll: f64, tokens: usize) -> f64 {
     (nll / tokens.max(1) as f64).exp()
 }
 
-/// Tokens scored and their negative log-likelihood.
-fn score(engine: &mut Engine, text: &Text, document: &str) -> anyhow::Result<(usize, f64)> {
+/// The documents of a text and their lines' numbers, from 1. A byte order mark at the start is no part of the first.
+fn documents_of(content: &str) -> impl Iterator<Item = (usize, &str)> {
+    let content = content.strip_prefix('\u{feff}').unwrap_or(content);
+    (1..)
+        .zip(content.lines())
+        .filter(|(_, line)| !line.trim().is_empty())
+}
+
+/// `<bos> document <eos>`.
+fn tokens_of(engine: &Engine, text: &Text, document: &str) -> Vec<u32> {
     let mut tokens: Vec<u32> = text.bos().into_iter().collect();
     tokens.extend(text.encode(document));
     tokens.extend(engine.manifest().text.eos);
+    tokens
+}
+
+/// The last token is only predicted, never an input.
+fn inputs_of(tokens: &[u32]) -> &[u32] {
+    tokens.split_last().map_or(&[], |(_, inputs)| inputs)
+}
+
+/// The negative log-likelihood of the tokens after the first; `None` if Ctrl-C was pressed.
+fn score(engine: &mut Engine, tokens: &[u32]) -> anyhow::Result<Option<f64>> {
     let vocab = engine.vocab();
-    if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-        bail!(Error::TokenOutOfRange {
-            id,
-            vocab: engine.manifest().limits.vocab,
-        });
+    let inputs = inputs_of(tokens);
+    if inputs.is_empty() {
+        return Ok(Some(0.0));
     }
-    // The last token is only predicted, never an input.
-    let Some((_, inputs)) = tokens.split_last().filter(|(_, inputs)| !inputs.is_empty()) else {
-        return Ok((0, 0.0));
-    };
     let targets = &tokens[1..];
     engine.reset(0)?;
-    let mut nll = 0.0;
+    let (mut nll, mut failed) = (0.0, Ok(()));
     engine.prefill(
         0,
         inputs,
         Wanted::Every(&mut |first, logits| {
-            for (row, &target) in logits.chunks_exact(vocab).zip(&targets[first..]) {
-                nll -= log_probability(row, target as usize);
+            if interrupt::requested() {
+                return ControlFlow::Break(());
             }
+            for (index, row) in (first..).zip(logits.chunks_exact(vocab)) {
+                failed = session::check_logits(row, index, inputs);
+                if failed.is_err() {
+                    return ControlFlow::Break(());
+                }
+                nll -= log_probability(row, targets[index] as usize);
+            }
+            ControlFlow::Continue(())
         }),
     )?;
-    Ok((targets.len(), nll))
+    failed?;
+    Ok((!interrupt::requested()).then_some(nll))
 }
 
 /// `ln softmax(logits)[token]`, summed in f64.
@@ -183,5 +209,13 @@ mod tests {
     fn the_perplexity_of_certainty_is_one() {
         assert_eq!(perplexity(0.0, 10), 1.0);
         assert!((perplexity(11820.441, 37823) - 1.36687).abs() < 1e-5);
+    }
+
+    #[test]
+    fn blank_lines_and_a_byte_order_mark_are_no_documents() {
+        let documents: Vec<_> =
+            documents_of("\u{feff}one\r\n \t\n\n two \n\u{a0}\nthree").collect();
+        assert_eq!(documents, [(1, "one"), (4, " two "), (6, "three")]);
+        assert_eq!(documents_of("\u{feff}").count(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! `gemrun generate`: one prompt, one answer.
 
-use crate::cli::options::{Ids, ModelArgs, SamplingArgs, parse_ids};
+use crate::cli::options::{Ids, ModelArgs, SamplingArgs, parse_count, parse_ids, parse_stop};
 use crate::cli::session::{self, Ended, Generated, Limits, Text, Writer};
 use crate::cli::{Outcome, output};
 use anyhow::{Context, bail};
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     prompt_file: Option<PathBuf>,
 
     /// The prompt as token ids, with commas, nothing added; works without a tokenizer
-    #[arg(long, value_name = "IDS", value_parser = parse_ids, conflicts_with_all = ["chat", "system"])]
+    #[arg(long, value_name = "IDS", value_parser = parse_ids, allow_negative_numbers = true, conflicts_with_all = ["chat", "system"])]
     ids: Option<Ids>,
 
     /// Put the prompt into the model's chat template
@@ -50,11 +50,11 @@ pub(crate) struct Args {
     system: Option<String>,
 
     /// Tokens to write at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512, value_parser = parse_count, allow_negative_numbers = true)]
     max_tokens: usize,
 
     /// Stop when this text comes up; it is not written. May be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_stop)]
     stop: Vec<String>,
 
     /// Go on after the model's stop tokens
@@ -89,9 +89,6 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    if args.stop.iter().any(String::is_empty) {
-        bail!("--stop needs a text; an empty one would stop at once");
-    }
     // Read before the model is opened: what is wrong with the prompt is said at once.
     let prompt = match args.ids {
         Some(_) => String::new(),
@@ -124,7 +121,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         max_tokens: args.max_tokens,
         ignore_stop_tokens: args.ignore_eos,
     };
-    let mut writer = Writer::new(text.as_ref(), &args.stop, !args.json)?;
+    let most_tokens = args.max_tokens.min(engine.context());
+    let mut writer = Writer::new(text.as_ref(), &args.stop, !args.json, most_tokens)?;
     let result = session::generate(&mut engine, 0, &tokens, &limits, &mut sampler, |token| {
         writer.token(token)
     })?;

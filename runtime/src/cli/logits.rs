@@ -1,19 +1,18 @@
 //! `gemrun logits`: the model's raw output for given tokens, as a safetensors file.
 
 use crate::cli::options::{Ids, ModelArgs, parse_ids};
-use crate::cli::{Outcome, output};
-use anyhow::{Context, bail};
+use crate::cli::output_file::{OutputFile, Target};
+use crate::cli::{Outcome, interrupt, output, session};
 use gembin_runtime::engine::Wanted;
-use safetensors::tensor::{Dtype, TensorView};
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// Write the logits of given tokens to a safetensors file, to compare with other runtimes
 #[derive(clap::Args)]
 #[command(after_help = "\
 The file holds one tensor, `logits`, f32 [tokens, vocabulary]: row t is what the model expects after token t.
-It is written beside its place and renamed, so that an interrupted run leaves no half file.
+It is written beside its place and renamed, so that an interrupted run leaves no half file; devices and pipes are
+written straight through.
 
 Examples:
   gemrun logits model.gembin --ids 2,17,9 -o out.safetensors
@@ -23,7 +22,7 @@ pub(crate) struct Args {
     model: ModelArgs,
 
     /// Token ids, with commas
-    #[arg(long, value_name = "IDS", value_parser = parse_ids)]
+    #[arg(long, value_name = "IDS", value_parser = parse_ids, allow_negative_numbers = true)]
     ids: Ids,
 
     /// File to write
@@ -33,19 +32,34 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let Ids(ids) = &args.ids;
+    let target = Target::new(&args.output, &args.model.bundle)?;
     let mut engine = args.model.open()?;
     let vocab = engine.vocab();
-    let mut bytes = Vec::with_capacity(ids.len() * vocab * 4);
+    session::check_inputs(&engine, ids)?;
+    let mut file = target.create()?;
+    file.write(&header(ids.len(), vocab))?;
+    let mut bytes = Vec::with_capacity(vocab * 4);
+    let mut failed = Ok(());
     engine.prefill(
         0,
         ids,
-        Wanted::Every(&mut |_, rows| {
-            bytes.extend(rows.iter().flat_map(|logit| logit.to_le_bytes()));
+        Wanted::Every(&mut |first, rows| {
+            if interrupt::requested() {
+                return ControlFlow::Break(());
+            }
+            failed = write_rows(&mut file, &mut bytes, first, ids, rows, vocab);
+            match failed {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
         }),
     )?;
-    let view = TensorView::new(Dtype::F32, vec![ids.len(), vocab], &bytes)?;
-    let file = safetensors::serialize([("logits", view)], None)?;
-    write_atomically(&args.output, &file)?;
+    failed?;
+    // Dropping the file removes what there is of it.
+    if interrupt::requested() {
+        return Ok(Outcome::Interrupted);
+    }
+    file.finish()?;
     output::to_stderr(&format!(
         "wrote logits [{}, {vocab}] to {}\n",
         ids.len(),
@@ -54,27 +68,35 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Writes to a temporary file in the same directory, syncs it and renames it.
-fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
-    let Some(name) = path.file_name() else {
-        bail!("{}: not a file name", path.display());
-    };
-    if path.is_dir() {
-        bail!("{}: is a directory", path.display());
+/// Appends the rows of the tokens from index `first` on.
+fn write_rows(
+    file: &mut OutputFile,
+    bytes: &mut Vec<u8>,
+    first: usize,
+    ids: &[u32],
+    rows: &[f32],
+    vocab: usize,
+) -> anyhow::Result<()> {
+    for (index, row) in (first..).zip(rows.chunks_exact(vocab)) {
+        session::check_logits(row, index, ids)?;
+        bytes.clear();
+        bytes.extend(row.iter().flat_map(|logit| logit.to_le_bytes()));
+        file.write(bytes)?;
     }
-    let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let result = File::create_new(&temporary)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if result.is_err() {
-        // The first error is the one to tell; a file that was never made cannot be removed either.
-        let _untold = std::fs::remove_file(&temporary);
+    Ok(())
+}
+
+/// What stands before the numbers in a safetensors file: the length of the JSON that describes them, and the JSON, padded
+/// with spaces so that the numbers are aligned. Written by hand because the crate's writers want all numbers at once.
+///
+/// Source: the safetensors format, <https://github.com/huggingface/safetensors#format>.
+fn header(tokens: usize, vocab: usize) -> Vec<u8> {
+    let bytes = tokens as u64 * vocab as u64 * 4;
+    let mut json = format!(
+        r#"{{"logits":{{"dtype":"F32","shape":[{tokens},{vocab}],"data_offsets":[0,{bytes}]}}}}"#
+    );
+    while !json.len().is_multiple_of(8) {
+        json.push(' ');
     }
-    result.with_context(cannot)
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
 }

@@ -1,9 +1,10 @@
 //! Arguments that several commands share.
 
+use crate::cli::{interrupt, output};
 use clap::Args;
 use gembin_bundle::manifest::SamplingDefaults;
 use gembin_runtime::drivers::cpu::{Isa, bandwidth};
-use gembin_runtime::engine::{Engine, OpenOptions};
+use gembin_runtime::engine::{DeviceChoice, Engine, OpenOptions};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_runtime::sampler::{Sampler, SamplingParams};
 use std::collections::hash_map::RandomState;
@@ -24,10 +25,10 @@ pub(crate) struct ModelArgs {
         default_value = "auto",
         help_heading = "Running"
     )]
-    device: String,
+    device: DeviceChoice,
 
     /// Threads of the processor's kernels [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true, help_heading = "Running")]
     threads: Option<u16>,
 
     /// Run the first plan allowed by --device or fail, naming what is missing, instead of falling back
@@ -39,19 +40,19 @@ pub(crate) struct ModelArgs {
     check: bool,
 
     /// Instruction set of the processor's kernels, for tests
-    #[arg(long, value_name = "ISA", hide = true)]
-    isa: Option<String>,
+    #[arg(long, value_name = "ISA", value_parser = Isa::from_name, hide = true)]
+    isa: Option<Isa>,
 }
 
 impl ModelArgs {
     /// The options in the library's terms.
     pub(crate) fn open_options(&self) -> anyhow::Result<OpenOptions> {
         Ok(OpenOptions {
-            device: self.device.parse()?,
+            device: self.device,
             strict: self.strict,
             threads: self.threads.map_or(0, usize::from),
-            isa: Some(match &self.isa {
-                Some(name) => Isa::from_name(name)?,
+            isa: Some(match self.isa {
+                Some(isa) => isa,
                 None => Isa::from_environment()?,
             }),
             integrity: if self.check {
@@ -65,18 +66,33 @@ impl ModelArgs {
     /// Opens the bundle and loads it.
     pub(crate) fn open(&self) -> anyhow::Result<Engine> {
         let options = self.open_options()?;
-        Ok(Engine::open(&self.bundle, &options)?)
+        self.tell_of_too_many_threads();
+        Ok(interrupt::while_idle(|| {
+            Engine::open(&self.bundle, &options)
+        })?)
     }
 
     /// Opens the bundle without checking the weights, loads it and returns both steps' options.
     pub(crate) fn open_bundle(&self) -> anyhow::Result<(Bundle, OpenOptions)> {
         let options = self.open_options()?;
+        self.tell_of_too_many_threads();
         let bundle = Bundle::open(&self.bundle, Integrity::Structure)?;
         Ok((bundle, options))
     }
-}
 
-impl ModelArgs {
+    /// Threads wait for each other after every step, so that one without a core holds up all.
+    fn tell_of_too_many_threads(&self) {
+        let cores = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+        if let Some(threads) = self.threads.map(usize::from)
+            && threads > cores
+        {
+            let s = if cores == 1 { "" } else { "s" };
+            output::to_stderr(&format!(
+                "note: {threads} threads on {cores} core{s} will be slow\n"
+            ));
+        }
+    }
+
     /// What the threads that these arguments ask for can read from memory, in bytes a second; `None` where there is
     /// too little memory to tell.
     pub(crate) fn read_bytes_per_s(&self) -> anyhow::Result<Option<f64>> {
@@ -94,27 +110,32 @@ pub(crate) struct SamplingArgs {
     greedy: bool,
 
     /// Divide the logits by T: lower is more predictable, 0 is greedy
-    #[arg(long, value_name = "T", help_heading = "Sampling")]
+    #[arg(long, value_name = "T", value_parser = parse_temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     temperature: Option<f32>,
 
     /// Draw from the K most likely tokens only; 0: from all
-    #[arg(long, value_name = "K", help_heading = "Sampling")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32), allow_negative_numbers = true, help_heading = "Sampling")]
     top_k: Option<u32>,
 
     /// Draw from the most likely tokens that add up to probability P
-    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    #[arg(long, value_name = "P", value_parser = parse_top_p, allow_negative_numbers = true, help_heading = "Sampling")]
     top_p: Option<f32>,
 
     /// Draw from tokens at least P times as likely as the most likely one
-    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    #[arg(long, value_name = "P", value_parser = parse_min_p, allow_negative_numbers = true, help_heading = "Sampling")]
     min_p: Option<f32>,
 
     /// Make tokens seen before less likely; 1: leave them alone
-    #[arg(long, value_name = "R", help_heading = "Sampling")]
+    #[arg(long, value_name = "R", value_parser = parse_repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
     repetition_penalty: Option<f32>,
 
     /// Seed of the random numbers: the same seed gives the same text [default: a new one each time]
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     seed: Option<u64>,
 }
 
@@ -151,6 +172,53 @@ impl SamplingArgs {
 /// The standard library seeds its hash maps from the system; that is all the chance needed here.
 fn fresh_seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+/// A sampling parameter whose range the sampler knows.
+fn parse_param(text: &str, set: fn(&mut SamplingParams, f32)) -> Result<f32, String> {
+    let value = text.parse().map_err(|_| "it must be a number".to_owned())?;
+    let mut params = SamplingParams::greedy();
+    set(&mut params, value);
+    params.check().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    parse_param(text, |params, value| params.temperature = value)
+}
+
+fn parse_top_p(text: &str) -> Result<f32, String> {
+    parse_param(text, |params, value| params.top_p = value)
+}
+
+fn parse_min_p(text: &str) -> Result<f32, String> {
+    parse_param(text, |params, value| params.min_p = value)
+}
+
+fn parse_repetition_penalty(text: &str) -> Result<f32, String> {
+    parse_param(text, |params, value| params.repetition_penalty = value)
+}
+
+/// A number of things, 0 included.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| format!("it must be a whole number from 0 to {}", usize::MAX))
+}
+
+/// A number of things, at least one.
+pub(crate) fn parse_positive(text: &str) -> Result<usize, String> {
+    parse_count(text)
+        .ok()
+        .filter(|&count| count > 0)
+        .ok_or_else(|| format!("it must be a whole number from 1 to {}", usize::MAX))
+}
+
+/// A text to stop at.
+pub(crate) fn parse_stop(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it needs a text; an empty one would stop at once".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// Token ids: `2,17,9`.

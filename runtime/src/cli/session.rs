@@ -9,6 +9,7 @@ use gembin_runtime::error::Error;
 use gembin_runtime::sampler::Sampler;
 use gembin_runtime::stream::TextStream;
 use gembin_tokenizer::Tokenizer;
+use std::fmt::Write;
 use std::time::Instant;
 
 /// A bundle's tokenizer and the token it begins a text with.
@@ -74,6 +75,50 @@ impl ChatTemplate<'_> {
             messages,
         )?)
     }
+}
+
+/// Whether `tokens` can be the inputs of an empty sequence.
+///
+/// # Errors
+/// What [`Engine::prefill`] would say.
+pub(crate) fn check_inputs(engine: &Engine, tokens: &[u32]) -> Result<(), Error> {
+    let context = engine.context();
+    if tokens.len() > context {
+        let tokens = tokens.len();
+        return Err(Error::ContextFull { tokens, context });
+    }
+    check_tokens(engine, tokens)
+}
+
+/// Whether the model knows all of `tokens`.
+///
+/// # Errors
+/// Names the first that it does not.
+pub(crate) fn check_tokens(engine: &Engine, tokens: &[u32]) -> Result<(), Error> {
+    let vocab = engine.manifest().limits.vocab;
+    match tokens.iter().find(|&&id| id >= vocab) {
+        Some(&id) => Err(Error::TokenOutOfRange { id, vocab }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the logits after `inputs[index]` are numbers. Minus infinity is one: it rules a token out.
+///
+/// # Errors
+/// Names the position and the first logit that is none.
+pub(crate) fn check_logits(row: &[f32], index: usize, inputs: &[u32]) -> anyhow::Result<()> {
+    let is_bad = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+    // Without a branch a logit, which is the usual case, then the culprit.
+    if !row.iter().fold(false, |bad, &logit| bad | is_bad(logit)) {
+        return Ok(());
+    }
+    let logit = row.iter().position(|&logit| is_bad(logit)).unwrap_or(0);
+    bail!(
+        "the logits at position {index} (token id {}) are no numbers: that of token {logit} is {}; the model's \
+         arithmetic overflowed or its weights are damaged, which `gemrun verify` tells",
+        inputs[index],
+        row[logit]
+    )
 }
 
 /// Appends `tokens` to the sequence in `slot` and returns the logits of the last one; `None` if Ctrl-C was pressed.
@@ -236,19 +281,27 @@ pub(crate) struct Writer {
     /// To stdout as it comes, else only kept.
     shown: bool,
     text: String,
+    /// A token id being written, where there is no tokenizer.
+    id: String,
     is_first: bool,
 }
 
 impl Writer {
-    /// A writer at the start of a text that ends before the first of `stops`.
-    pub(crate) fn new(text: Option<&Text>, stops: &[String], shown: bool) -> anyhow::Result<Self> {
+    /// A writer at the start of a text of `max_tokens` at most that ends before the first of `stops`.
+    pub(crate) fn new(
+        text: Option<&Text>,
+        stops: &[String],
+        shown: bool,
+        max_tokens: usize,
+    ) -> anyhow::Result<Self> {
         let stream = text
             .map(|text| TextStream::new(&text.tokenizer, false, stops))
             .transpose()?;
         Ok(Self {
             stream,
             shown,
-            text: String::with_capacity(TEXT_ROOM_BYTES),
+            text: String::with_capacity(max_tokens.saturating_mul(TOKEN_ROOM_BYTES)),
+            id: String::with_capacity(TOKEN_ROOM_BYTES),
             is_first: true,
         })
     }
@@ -265,7 +318,9 @@ impl Writer {
             }
             None => {
                 let comma = if is_first { "" } else { "," };
-                emit(&format!("{comma}{token}"), self.shown, &mut self.text)?;
+                self.id.clear();
+                write!(self.id, "{comma}{token}")?;
+                emit(&self.id, self.shown, &mut self.text)?;
             }
         }
         Ok(Next::More)
@@ -280,8 +335,9 @@ impl Writer {
     }
 }
 
-/// Room for a usual answer, so that writing one allocates nothing a token.
-const TEXT_ROOM_BYTES: usize = 1 << 16;
+/// Room for a token, so that writing one allocates nothing: a comma and an id have at most 11 bytes, and no usual text
+/// has tokens this long on average.
+const TOKEN_ROOM_BYTES: usize = 16;
 
 fn emit(piece: &str, shown: bool, text: &mut String) -> anyhow::Result<()> {
     if piece.is_empty() {
@@ -292,4 +348,33 @@ fn emit(piece: &str, shown: bool, text: &mut String) -> anyhow::Result<()> {
         output::to_stdout(piece)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_written_with_commas_into_the_room_reserved() {
+        let mut writer = Writer::new(None, &[], false, 100).unwrap();
+        let room = (writer.text.capacity(), writer.id.capacity());
+        for _ in 0..100 {
+            writer.token(u32::MAX).unwrap();
+        }
+        assert_eq!((writer.text.capacity(), writer.id.capacity()), room);
+        let text = writer.finish().unwrap();
+        assert_eq!(text, vec!["4294967295"; 100].join(","));
+    }
+
+    #[test]
+    fn the_first_logit_that_is_no_number_is_named() {
+        let inputs = [2, 17, 9];
+        assert!(check_logits(&[0.0, f32::NEG_INFINITY, 1e30], 0, &inputs).is_ok());
+        let nan = check_logits(&[0.0, 1.0, f32::NAN, f32::NAN], 1, &inputs).unwrap_err();
+        let infinite = check_logits(&[f32::INFINITY, 1.0], 2, &inputs).unwrap_err();
+        assert!(nan.to_string().starts_with(
+            "the logits at position 1 (token id 17) are no numbers: that of token 2 is NaN;"
+        ));
+        assert!(infinite.to_string().contains("position 2 (token id 9)"));
+    }
 }

@@ -1,7 +1,7 @@
 //! `gemrun verify`: proves a bundle on this very machine.
 
 use crate::cli::options::ModelArgs;
-use crate::cli::{Outcome, output};
+use crate::cli::{Outcome, interrupt, output};
 use anyhow::bail;
 use gembin_bundle::format::Damage;
 use gembin_runtime::engine::{Engine, Wanted};
@@ -31,6 +31,9 @@ struct Report {
     bytes: u64,
     /// One line for each damaged weight.
     damaged: Vec<String>,
+    /// What is damaged, by name.
+    #[serde(skip)]
+    names: Vec<String>,
     device: Option<String>,
     replays: Vec<Replay>,
 }
@@ -50,24 +53,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     // Header, sections and programs are checked here, and an error ends the command.
     let (bundle, options) = args.model.open_bundle()?;
     let bytes = bundle.file_bytes();
-    let damaged: Vec<String> = bundle
-        .verify_weights()
+    let damaged = interrupt::while_idle(|| bundle.verify_weights())
         .err()
-        .unwrap_or_default()
-        .iter()
-        .map(Damage::to_string)
-        .collect();
+        .unwrap_or_default();
     let mut report = Report {
         ok: damaged.is_empty(),
         bytes,
-        damaged,
+        damaged: damaged.iter().map(Damage::to_string).collect(),
+        names: damaged.iter().map(name).collect(),
         device: None,
         replays: Vec::new(),
     };
     // Damaged weights would only be told a second time by the replay.
     if report.ok {
         let references = bundle.references()?;
-        let mut engine = Engine::from_bundle(bundle, &options)?;
+        let mut engine = interrupt::while_idle(|| Engine::from_bundle(bundle, &options))?;
         report.device = Some(engine.describe());
         if let Some(references) = references {
             let tolerance = references.tolerance;
@@ -89,6 +89,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             ));
         }
         report.ok = report.replays.iter().all(|replay| replay.ok);
+    }
+    if interrupt::requested() {
+        return Ok(Outcome::Interrupted);
     }
     if args.json {
         output::json(&report)?;
@@ -147,11 +150,25 @@ impl Report {
 
     /// What failed, in one line.
     fn verdict(&self) -> String {
-        match self.damaged.len() {
-            0 => "the reference outputs are not reproduced on this machine".into(),
-            1 => "1 part of the weights is damaged; copy or compile the bundle again".into(),
-            n => format!("{n} parts of the weights are damaged; copy or compile the bundle again"),
+        const NAMED: usize = 5;
+        let count = match self.names.len() {
+            0 => return "the reference outputs are not reproduced on this machine".into(),
+            1 => "1 part of the weights is".to_owned(),
+            n => format!("{n} parts of the weights are"),
+        };
+        let mut named = self.names[..self.names.len().min(NAMED)].join(", ");
+        if self.names.len() > NAMED {
+            named += &format!(" and {} more", self.names.len() - NAMED);
         }
+        format!("{count} damaged: {named}; copy or compile the bundle again")
+    }
+}
+
+/// The damaged part, without the figures.
+fn name(damage: &Damage) -> String {
+    match damage {
+        Damage::Weight { name, .. } | Damage::Outside { name, .. } => format!("{name:?}"),
+        Damage::Padding { offset, .. } => format!("padding at byte {offset}"),
     }
 }
 
@@ -188,5 +205,24 @@ mod tests {
     fn what_is_no_number_is_never_close() {
         assert_eq!(relative_error(&[f32::NAN], &[1.0]), f64::INFINITY);
         assert_eq!(relative_error(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn the_verdict_names_the_first_damaged_parts_and_counts_the_others() {
+        let verdict = |count: usize| {
+            let names: Vec<String> = (0..count).map(|i| format!("w{i}")).collect();
+            let report = Report {
+                ok: false,
+                bytes: 0,
+                damaged: names.clone(),
+                names,
+                device: None,
+                replays: Vec::new(),
+            };
+            report.verdict()
+        };
+        assert!(verdict(1).starts_with("1 part of the weights is damaged: w0; copy"));
+        assert!(verdict(5).contains("damaged: w0, w1, w2, w3, w4; copy"));
+        assert!(verdict(7).starts_with("7 parts") && verdict(7).contains("w4 and 2 more; copy"));
     }
 }
