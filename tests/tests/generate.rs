@@ -64,6 +64,30 @@ fn the_same_seed_gives_the_same_text_and_another_seed_another() {
 }
 
 #[test]
+fn greedy_has_several_names_and_filters_that_leave_all_change_nothing() {
+    let with = |options: &[&str]| {
+        let prompt = ["--prompt", "Once upon a time", "-n", "40", "--seed", "5"];
+        generate(&[&prompt[..], options].concat())
+    };
+    let greedy = with(&["--greedy"]);
+    assert_eq!(with(&["--temperature", "0"]), greedy);
+    assert_eq!(with(&["--temperature", "1.3", "--top-k", "1"]), greedy);
+    assert_eq!(with(&["--temperature", "1.3", "--min-p", "1"]), greedy);
+    let sampled = with(&["--temperature", "1.3", "--top-k", "0", "--top-p", "1"]);
+    assert_ne!(
+        sampled, greedy,
+        "40 tokens at temperature 1.3 are not the likeliest"
+    );
+    let all = ["--temperature", "1.3", "--top-k", "1000000", "--top-p", "1"];
+    assert_eq!(
+        with(&[&all[..], &["--min-p", "0", "--repetition-penalty", "1"]].concat()),
+        sampled
+    );
+    let penalty = ["--greedy", "--repetition-penalty", "1.8"];
+    assert_ne!(with(&penalty), greedy, "40 tokens of a story repeat none");
+}
+
+#[test]
 fn a_chat_prompt_gives_a_story_that_ends_by_itself() {
     let text = generate(&[
         "--chat",
