@@ -73,7 +73,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             }
             _ => {}
         }
-        interrupt::clear();
+        // Someone at a terminal goes on after a press that came too late for an answer; a script was told to end.
+        if interactive {
+            interrupt::clear();
+        } else if interrupt::requested() {
+            return Ok(Outcome::Interrupted);
+        }
         conversation
             .messages
             .push(Message::new("user", line.as_str()));
