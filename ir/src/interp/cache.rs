@@ -111,9 +111,13 @@ impl KvCache {
         Ok((s, p))
     }
 
+    /// As an f16 cache holds it: what exceeds f16 saturates, as infinities would be NaN one dot product later.
     fn rounded(&self, x: &[f32]) -> Vec<f32> {
         if self.half {
-            x.iter().map(|x| f16::from_f32(*x).to_f32()).collect()
+            let (low, high) = (f16::MIN.to_f32(), f16::MAX.to_f32());
+            x.iter()
+                .map(|x| f16::from_f32(x.clamp(low, high)).to_f32())
+                .collect()
         } else {
             x.to_vec()
         }
@@ -197,6 +201,21 @@ mod tests {
         let x = [1.0 + 1.0 / 4096.0];
         cache.store(&[0], &[0], |_| (&x, &x)).expect("stores");
         assert_eq!(cache.visible(0, 0).expect("stored")[0].k, [1.0]);
+    }
+
+    #[test]
+    fn values_beyond_f16_saturate() {
+        let mut cache = ring(16, None);
+        let (k, v) = ([1e6], [f32::NEG_INFINITY]);
+        cache.store(&[0], &[0], |_| (&k, &v)).expect("stores");
+        let nan = [f32::NAN];
+        cache.store(&[1], &[0], |_| (&nan, &k)).expect("stores");
+        let rows = cache.visible(1, 0).expect("stored");
+        assert_eq!(
+            (&rows[0].k[..], &rows[0].v[..]),
+            (&[65504.0][..], &[-65504.0][..])
+        );
+        assert!(rows[1].k[0].is_nan());
     }
 
     #[test]

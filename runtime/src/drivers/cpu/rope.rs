@@ -72,8 +72,12 @@ unsafe fn rotate_body<S: Simd>(h: &Head) {
     }
 }
 
+/// The largest finite f16. Larger magnitudes are stored as this, not as infinity, which one dot product later would be
+/// NaN; a NaN stays one.
+const F16_MAX: f32 = 65_504.0;
+
 kernel!(
-    /// Stores `n` f32 as f16 or as they are.
+    /// Stores `n` f32 as f16, saturated, or as they are.
     pub(super) fn store_head = store_head_body(x: *const f32, n: usize, is_f16: bool, out: *mut u8)
 );
 
@@ -86,13 +90,64 @@ unsafe fn store_head_body<S: Simd>(x: *const f32, n: usize, is_f16: bool, out: *
     let out = out.cast::<u16>();
     let whole = n / LANES * LANES;
     for i in (0..whole).step_by(LANES) {
-        S::store_f16(out.add(i), S::load(x.add(i)));
+        S::store_f16(out.add(i), saturated::<S>(S::load(x.add(i))));
     }
     if whole != n {
         S::store_f16_n(
             out.add(whole),
-            S::load_n(x.add(whole), n - whole),
+            saturated::<S>(S::load_n(x.add(whole), n - whole)),
             n - whole,
         );
+    }
+}
+
+/// Not `min` and `max`, which take a NaN for either bound.
+#[inline(always)]
+unsafe fn saturated<S: Simd>(x: S::F) -> S::F {
+    let (low, high) = (S::splat(-F16_MAX), S::splat(F16_MAX));
+    let x = S::if_less(x, low, low, x);
+    S::if_less(high, x, high, x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::isas;
+    use super::*;
+    use half::f16;
+
+    #[test]
+    fn f16_rows_saturate_and_f32_rows_do_not() {
+        let special = [
+            65_504.0,
+            65_520.0,
+            -65_519.0,
+            1e6,
+            -1e30,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            -1.5,
+        ];
+        // Whole vectors and a rest.
+        let x: Vec<f32> = special.into_iter().cycle().take(37).collect();
+        for isa in isas() {
+            let mut half = vec![0u16; x.len()];
+            let mut full = vec![0f32; x.len()];
+            // SAFETY: the instruction set is available, and both have room for every element.
+            unsafe {
+                store_head(isa, x.as_ptr(), x.len(), true, half.as_mut_ptr().cast());
+                store_head(isa, x.as_ptr(), x.len(), false, full.as_mut_ptr().cast());
+            }
+            for ((&x, half), full) in x.iter().zip(half).zip(full) {
+                let got = f16::from_bits(half).to_f32();
+                let want = x.clamp(-65_504.0, 65_504.0);
+                assert!(
+                    got == want || got.is_nan() && x.is_nan(),
+                    "{isa:?}: {x} became {got}"
+                );
+                assert_eq!(full.to_bits(), x.to_bits(), "{isa:?}");
+            }
+        }
     }
 }

@@ -180,6 +180,64 @@ fn rope_norms_rotates_and_stores() {
 }
 
 #[test]
+fn keys_and_values_beyond_f16_leave_attention_finite() {
+    let (d, n) = (40, 3);
+    let data = [vec![1e-3; d], vec![1e6; d], vec![-1e6; d]]
+        .concat()
+        .repeat(n);
+    let mut bench = Bench::new(4);
+    let caches = [0, 1].map(|_| bench.cache(Format::F16, 1, d as u32, 64, None));
+    let qkv = bench.buffer(RowSet::Seq, 3 * d);
+    let table = bench.buffer(RowSet::Seq, d);
+    let [q, k, v] = [0, 1, 2].map(|_| bench.buffer(RowSet::Seq, d));
+    let outs = [0, 1].map(|_| bench.buffer(RowSet::Seq, d));
+    bench.step(CpuStep::RopeTable {
+        theta: 1e4,
+        factor: 1.0,
+        out: table,
+    });
+    bench.step(CpuStep::RopeKv {
+        qkv,
+        table,
+        cache: caches[0],
+        q_heads: 1,
+        q_norm: None,
+        k_norm: None,
+        eps: 1e-6,
+        out: q,
+    });
+    for (part, out) in [k, v].into_iter().enumerate() {
+        let start = ((part + 1) * d) as u32;
+        bench.step(CpuStep::Columns { x: qkv, start, out });
+    }
+    bench.step(CpuStep::KvWrite {
+        k,
+        v,
+        cache: caches[1],
+    });
+    for (cache, out) in caches.into_iter().zip(outs) {
+        bench.step(CpuStep::Attention {
+            q,
+            cache,
+            heads: 1,
+            scale: 1e-3,
+            softcap: 0.0,
+            out,
+        });
+    }
+    for isa in isas() {
+        let mut loaded = bench.load(isa, 2);
+        loaded.write(qkv, &data);
+        loaded.run(&rows(0, n), &[]);
+        for out in outs {
+            // Every value saturates alike, so their mean is what each of them became.
+            let want = vec![-65_504.0; n * d];
+            assert_close(&format!("{isa:?}"), &loaded.read(out, n), &want, 1e-5);
+        }
+    }
+}
+
+#[test]
 fn elementwise_steps_match_f64() {
     let mut random = Random(12);
     let (k, n) = (37, 5);
