@@ -225,3 +225,34 @@ fn read_line(interactive: bool) -> anyhow::Result<Option<String>> {
         anyhow::anyhow!("stdin: not valid UTF-8 at byte {at} of the line")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gembin_runtime::sampler::SamplingParams;
+
+    #[test]
+    fn a_turn_stopped_before_its_first_token_is_forgotten_and_a_cut_answer_kept() {
+        let kept = |ended, tokens: &[u32]| {
+            let mut conversation = Conversation {
+                system: None,
+                messages: vec![Message::new("user", "Hello!")],
+                cached: Vec::new(),
+                sampler: Sampler::new(4, SamplingParams::greedy(), 0).unwrap(),
+            };
+            let answer = session::Generated {
+                ended,
+                tokens: tokens.to_vec(),
+                prompt_tokens: 3,
+                prefill_seconds: 0.0,
+                decoded_tokens: 0,
+                decode_seconds: 0.0,
+            };
+            conversation.remember(&answer, "text".into());
+            conversation.messages.len()
+        };
+        assert_eq!(kept(Ended::Interrupted, &[]), 0);
+        assert_eq!(kept(Ended::Interrupted, &[3]), 2);
+        assert_eq!(kept(Ended::StopToken, &[]), 2);
+    }
+}

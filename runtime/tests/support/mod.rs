@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this module")]
 
+pub mod command;
+
 use gembin_bundle::cpu::{CpuStep, Epilogue, LinearStep, Residual, activation_bytes};
 use gembin_bundle::format::{References, Writer};
 use gembin_bundle::layout::{Format, word_index};
