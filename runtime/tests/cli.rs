@@ -307,6 +307,7 @@ fn sampling_parameters_out_of_range_are_wrong_usage_with_the_range() {
         ("--min-p", ["inf", "-1", "1.5"], "from 0 to 1"),
         ("--repetition-penalty", ["0", "-1", "nan"], "above 0"),
         ("--temperature", ["warm", "", "1,5"], "it must be a number"),
+        ("--min-p", ["-inf", "--greedy", "-x"], "'--min-p <P>': "),
     ] {
         for value in values {
             for command in ["generate", "chat"] {

@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         documents.push((line, tokens));
     }
     if documents.is_empty() {
-        bail!("{}: no documents: every line is empty", args.text.display());
+        bail!("{}: no documents: every line is blank", args.text.display());
     }
     let show_progress = std::io::stderr().is_terminal();
     let (mut tokens, mut nll) = (0, 0.0);

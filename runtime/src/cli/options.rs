@@ -110,7 +110,7 @@ pub(crate) struct SamplingArgs {
     greedy: bool,
 
     /// Divide the logits by T: lower is more predictable, 0 is greedy
-    #[arg(long, value_name = "T", value_parser = parse_temperature, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "T", value_parser = parse_temperature, allow_hyphen_values = true, help_heading = "Sampling")]
     temperature: Option<f32>,
 
     /// Draw from the K most likely tokens only; 0: from all
@@ -118,15 +118,15 @@ pub(crate) struct SamplingArgs {
     top_k: Option<u32>,
 
     /// Draw from the most likely tokens that add up to probability P
-    #[arg(long, value_name = "P", value_parser = parse_top_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "P", value_parser = parse_top_p, allow_hyphen_values = true, help_heading = "Sampling")]
     top_p: Option<f32>,
 
     /// Draw from tokens at least P times as likely as the most likely one
-    #[arg(long, value_name = "P", value_parser = parse_min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "P", value_parser = parse_min_p, allow_hyphen_values = true, help_heading = "Sampling")]
     min_p: Option<f32>,
 
     /// Make tokens seen before less likely; 1: leave them alone
-    #[arg(long, value_name = "R", value_parser = parse_repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "R", value_parser = parse_repetition_penalty, allow_hyphen_values = true, help_heading = "Sampling")]
     repetition_penalty: Option<f32>,
 
     /// Seed of the random numbers: the same seed gives the same text [default: a new one each time]
