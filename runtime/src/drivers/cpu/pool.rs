@@ -294,10 +294,13 @@ impl Gate {
 
 /// How long a thread spins, and how often it yields, before it sleeps.
 ///
-/// When that was in vain, somebody waited for lacks a core, and the spinner may hold it: the next wait is less patient.
-/// Yielding hands the core to the rest of the team in a fraction of a sleep's time, but a stranger may take it for
-/// milliseconds; then there are no more yields for a while. At the least patience every 32nd wait has all of it, so that
-/// waits that are merely long, and machines that have become quiet, are found out.
+/// When spinning was in vain, somebody waited for lacks a core, and the spinner may hold it: the next wait spins half as
+/// long, but not less than a quarter, because a sleeper that wakes beside a stranger on its core may wait for it for
+/// milliseconds, every time.
+///
+/// A team larger than the machine only yields, which hands the core to the rest of the team in a fraction of a sleep's
+/// time. Here too a stranger may take it for milliseconds; then there are no more yields for a while. At the least
+/// patience every 32nd wait has all of it, so that a machine that has become quiet is found out.
 struct Patience {
     most_spins: u32,
     /// Times that the patience is halved, at most [`Patience::LEAST`].
@@ -322,15 +325,15 @@ impl Patience {
 
     fn spins_and_yields(&self) -> (u32, u32) {
         let halved = self.halved.get();
+        if self.most_spins != 0 {
+            return (self.most_spins >> halved.min(2), Self::YIELDS);
+        }
         if halved < Self::LEAST {
-            return (self.most_spins >> halved, Self::YIELDS >> (halved / 2));
+            return (0, Self::YIELDS >> (halved / 2));
         }
         self.waits.set(self.waits.get().wrapping_add(1));
-        if self.waits.get().is_multiple_of(32) {
-            (self.most_spins, Self::YIELDS)
-        } else {
-            (self.most_spins >> halved, 0)
-        }
+        let whole = self.waits.get().is_multiple_of(32);
+        (0, if whole { Self::YIELDS } else { 0 })
     }
 
     fn spun(&self) {
@@ -513,23 +516,33 @@ mod tests {
     }
 
     #[test]
-    fn patience_halves_in_vain_and_is_tried_again() {
-        let patience = Patience::new(3_200);
+    fn spinning_in_vain_makes_it_shorter_until_it_helps() {
+        let patience = Patience::new(4_000);
+        for spins in [4_000, 2_000, 1_000, 1_000] {
+            assert_eq!(patience.spins_and_yields(), (spins, 8));
+            patience.slept();
+        }
+        patience.spun();
+        assert_eq!(patience.spins_and_yields(), (4_000, 8));
+    }
+
+    #[test]
+    fn yielding_in_vain_ends_and_is_tried_again() {
+        let patience = Patience::new(0);
         let mut waits = Vec::new();
         for _ in 0..37 {
             waits.push(patience.spins_and_yields());
             patience.slept();
         }
-        let first = [(3_200, 8), (1_600, 8), (800, 4), (400, 4), (200, 2)];
-        assert_eq!(waits[..5], first);
-        assert!(waits[5..36].iter().all(|&wait| wait == (100, 0)));
-        assert_eq!(waits[36], (3_200, 8));
+        assert_eq!(waits[..5], [(0, 8), (0, 8), (0, 4), (0, 4), (0, 2)]);
+        assert!(waits[5..36].iter().all(|&wait| wait == (0, 0)));
+        assert_eq!(waits[36], (0, 8));
         patience.yielded(Duration::ZERO);
-        assert_eq!(patience.spins_and_yields(), (200, 2));
+        assert_eq!(patience.spins_and_yields(), (0, 2));
         patience.spun();
-        assert_eq!(patience.spins_and_yields(), (3_200, 8));
+        assert_eq!(patience.spins_and_yields(), (0, 2));
         patience.yielded(Duration::from_millis(3));
-        assert_eq!(patience.spins_and_yields(), (100, 0));
+        assert_eq!(patience.spins_and_yields(), (0, 0));
     }
 
     #[test]
