@@ -72,7 +72,7 @@ struct Emit {
     /// The checkpoint's directory.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// The last pass to run before printing.
+    /// The stage to print.
     #[arg(long, value_name = "STAGE", value_parser = parse_stage)]
     stage: Stage,
     /// Write to a file instead of standard output.
@@ -179,10 +179,7 @@ fn stage_names() -> String {
 }
 
 fn parse_stage(name: &str) -> Result<Stage, String> {
-    Stage::ALL
-        .into_iter()
-        .find(|s| s.name() == name)
-        .ok_or_else(|| format!("the stages are {}", stage_names()))
+    Stage::from_name(name).ok_or_else(|| format!("the stages are {}", stage_names()))
 }
 
 fn parse_preset(name: &str) -> Result<synth::Preset, String> {
@@ -240,7 +237,7 @@ fn compile(args: &Compile) -> Result<()> {
 }
 
 fn emit(args: &Emit) -> Result<()> {
-    let imported = pipeline::lower_to_stage(&args.dir, &args.options.compile(), args.stage)?;
+    let imported = pipeline::import_and_run(&args.dir, &args.options.compile(), args.stage)?;
     let text = gembin_ir::text::print(&imported.module);
     match &args.output {
         Some(path) => {

@@ -1,4 +1,4 @@
-//! The `gemc` command. Owns argument parsing, progress bars and exit codes; the work is the library's.
+//! The `gemc` command. Owns the exit code; arguments and progress bars are in `cli`, the work is the library's.
 
 mod cli;
 

@@ -7,7 +7,7 @@
 use gembin_bundle::layout::{self, BLOCK_ROWS, Format, GROUP};
 use gembin_bundle::manifest::{WeightEntry, WeightKind};
 use gembin_ir::weights::{TensorSource, eval_rows};
-use gembin_ir::{Module, WeightId};
+use gembin_ir::{Module, WeightExpr, WeightId};
 use gembin_passes::quant;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -77,6 +77,22 @@ pub fn pack_weight<E: From<String>>(
                 sink(&scales)
             }
         }
+    }
+}
+
+/// The checkpoint's tensors that the weight `id` is made of.
+pub fn tensors_of(module: &Module, id: WeightId) -> Vec<&str> {
+    match &module.weight(id).expr {
+        WeightExpr::Tensor(name) => vec![name],
+        WeightExpr::ConcatRows(parts) => parts
+            .iter()
+            .flat_map(|part| tensors_of(module, *part))
+            .collect(),
+        WeightExpr::InterleaveRows { a, b, .. } => [*a, *b]
+            .into_iter()
+            .flat_map(|part| tensors_of(module, part))
+            .collect(),
+        WeightExpr::Offset { of, .. } => tensors_of(module, *of),
     }
 }
 

@@ -253,7 +253,7 @@ pub struct Compiled {
 ///
 /// # Errors
 /// When the checkpoint is not usable.
-pub fn lower_to_stage(
+pub fn import_and_run(
     dir: &Path,
     options: &CompileOptions,
     stage: Stage,
@@ -277,7 +277,7 @@ pub fn compile(
     cancel: &AtomicBool,
 ) -> Result<Compiled, CompileError> {
     let mut file = AtomicFile::create(output)?;
-    let imported = lower_to_stage(dir, options, Stage::Plan)?;
+    let imported = import_and_run(dir, options, Stage::Plan)?;
     file.refuse_inputs(imported.sources.iter().map(|source| source.path.as_path()))?;
     let tokenizer = compile_tokenizer(dir, &imported)?;
     if let Some(template) = &imported.text.chat_template {
@@ -336,6 +336,9 @@ pub fn compile(
             progress.advance(piece.len() as u64);
             Ok(())
         })?;
+        for tensor in pack::tensors_of(module, *id) {
+            imported.checkpoint.advise_done(tensor);
+        }
     }
     writer.end_weights().map_err(|e| write_error(&file, e))?;
 

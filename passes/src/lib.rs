@@ -1,4 +1,4 @@
-//! gembin's passes: rewrites of the IR, one file each, and the pipeline that orders them.
+//! gembin's passes: rewrites of the IR, a file or folder each, and the pipeline that orders them.
 //!
 //! A pass is a free function over `&mut Module`. It expects a module that verifies and leaves one that does, does the
 //! same for the same module every time, and says in its own file what it matches and what it keeps. Every pass but

@@ -165,11 +165,6 @@ impl Engine {
         self.slots.context()
     }
 
-    /// Sequences held at once.
-    pub fn slot_count(&self) -> usize {
-        self.slots.count()
-    }
-
     /// Most sequences of one [`Self::decode`] call.
     pub fn max_decode_rows(&self) -> usize {
         self.plan()

@@ -97,7 +97,7 @@ pub enum CpuStep {
 ///
 /// ```text
 /// t = post_norm ? rms_norm(x, post_norm) : x
-/// s = residual ? residual + t : t              (written to `sum` if there is a residual)
+/// s = residual ? residual + t : t              (written to `residual.to` if there is one)
 /// a = norm ? rms_norm(s, norm) : s
 /// y = epilogue(a w^T)
 /// ```

@@ -28,7 +28,7 @@ pub(crate) struct ModelArgs {
     device: DeviceChoice,
 
     /// Threads of the processor's kernels [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true, help_heading = "Running")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), allow_negative_numbers = true, help_heading = "Running")]
     threads: Option<u16>,
 
     /// Run the first plan allowed by --device or fail, naming what is missing, instead of falling back

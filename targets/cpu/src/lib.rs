@@ -1,6 +1,6 @@
 //! The CPU target: lowers a planned module to steps of the CPU driver.
 //!
-//! Every op becomes one step with the op's meaning; buffers are the places that memory planning gave, weights and
+//! Every op becomes at most one step, with the op's meaning; buffers are the places that memory planning gave, weights and
 //! caches become indices into the bundle's tables. Knows nothing of the driver's kernels beyond the working memory
 //! that a step's contract promises them.
 
@@ -15,12 +15,27 @@ pub struct CpuScratch;
 
 impl Scratch for CpuScratch {
     fn scratch_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64 {
-        let OpKind::FusedLinear { .. } = op.kind else {
-            return 0;
-        };
-        let x = function.value(op.operands[0]);
-        let (rows, cols) = x.ty.as_matrix().expect("a verified linear reads a matrix");
-        cpu::activation_bytes(max_rows(module, function, rows), cols)
+        match &op.kind {
+            OpKind::Linear { .. } | OpKind::FusedLinear { .. } => {
+                let x = function.value(op.operands[0]);
+                let (rows, cols) = x.ty.as_matrix().expect("a verified linear reads a matrix");
+                cpu::activation_bytes(max_rows(module, function, rows), cols)
+            }
+            OpKind::Embed { .. }
+            | OpKind::RmsNorm { .. }
+            | OpKind::RopeTable { .. }
+            | OpKind::Rope { .. }
+            | OpKind::KvWrite { .. }
+            | OpKind::Attention { .. }
+            | OpKind::Gelu
+            | OpKind::Mul
+            | OpKind::Add
+            | OpKind::Softcap { .. }
+            | OpKind::SelectRows
+            | OpKind::SelectIndex
+            | OpKind::Columns { .. }
+            | OpKind::RopeKv { .. } => 0,
+        }
     }
 }
 
