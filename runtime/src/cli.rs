@@ -63,7 +63,18 @@ enum Outcome {
 
 /// Parses the arguments and runs the command.
 pub(crate) fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            let (text, code) = usage(&error);
+            match error.use_stderr() {
+                true => output::to_stderr(&text),
+                // Help that nobody reads to its end is no failure.
+                false => drop(output::to_stdout(&text)),
+            }
+            return code;
+        }
+    };
     let result = interrupt::install().and_then(|()| match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
@@ -83,6 +94,24 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What to print for a wrong command line, and with which code to end: help as it is, anything else on one line.
+fn usage(error: &clap::Error) -> (String, ExitCode) {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    let text = error.render().to_string();
+    if let DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand = error.kind() {
+        return (text, ExitCode::from(error.exit_code() as u8));
+    }
+    // The first paragraph says what is wrong; usage and tips follow after an empty line.
+    let paragraph = text.lines().take_while(|line| !line.trim().is_empty());
+    let line: Vec<&str> = paragraph.map(str::trim).collect();
+    (
+        format!("{} (see --help)\n", line.join(" ")),
+        ExitCode::from(error.exit_code() as u8),
+    )
 }
 
 /// An error and its causes. Some messages already quote their cause, which is not said twice then.

@@ -4,7 +4,7 @@ use crate::cli::{interrupt, output};
 use clap::Args;
 use gembin_bundle::manifest::SamplingDefaults;
 use gembin_runtime::drivers::cpu::{Isa, bandwidth};
-use gembin_runtime::engine::{DeviceChoice, Engine, OpenOptions};
+use gembin_runtime::engine::{Engine, OpenOptions};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_runtime::sampler::{Sampler, SamplingParams};
 use std::collections::hash_map::RandomState;
@@ -25,7 +25,7 @@ pub(crate) struct ModelArgs {
         default_value = "auto",
         help_heading = "Running"
     )]
-    device: DeviceChoice,
+    device: String,
 
     /// Threads of the processor's kernels [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), allow_negative_numbers = true, help_heading = "Running")]
@@ -48,7 +48,7 @@ impl ModelArgs {
     /// The options in the library's terms.
     pub(crate) fn open_options(&self) -> anyhow::Result<OpenOptions> {
         Ok(OpenOptions {
-            device: self.device,
+            device: self.device.parse()?,
             strict: self.strict,
             threads: self.threads.map_or(0, usize::from),
             isa: Some(match self.isa {

@@ -54,9 +54,7 @@ pub fn error(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
     assert!(stderr.starts_with("error: "), "{stderr}");
-    if code == 1 {
-        assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    }
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
     stderr
 }
 
