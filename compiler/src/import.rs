@@ -115,6 +115,7 @@ pub fn import(dir: &Path, options: &ImportOptions) -> Result<Imported, ImportErr
     let bounds = bounds(&config, options)?;
     let checkpoint = Checkpoint::open(dir, options.allow_nonfinite)?;
     let parts = tensors::bind(&config, &checkpoint)?;
+    checkpoint.refuse_unclaimed()?;
     let name = model_name(dir);
     let module = graph::build(&name, bounds, &config, &parts)?;
     let text = text::read(dir, &config)?;

@@ -162,6 +162,10 @@ fn tensors_missing_extra_misshapen_or_of_another_type() {
     refuse(c.dir.path(), &[], &["model.layers.1.mlp."]);
 
     let c = Copy::of("gemma1-mqa");
+    c.edit_header(|h| drop(h.remove(name)));
+    refuse(c.dir.path(), &[], &[name, "missing"]);
+
+    let c = Copy::of("gemma1-mqa");
     c.edit_json("config.json", |v| v["num_hidden_layers"] = json!(4));
     refuse(c.dir.path(), &[], &["model.layers.3."]);
 

@@ -48,6 +48,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Located>,
     files: Vec<PathBuf>,
     allow_nonfinite: bool,
+    /// A file with bytes that belong to no tensor, and where they are.
+    unclaimed: Option<(String, String)>,
 }
 
 impl Checkpoint {
@@ -61,6 +63,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             files: Vec::new(),
             allow_nonfinite,
+            unclaimed: None,
         };
         let single = dir.join(SINGLE);
         let index = dir.join(INDEX);
@@ -87,6 +90,20 @@ impl Checkpoint {
             });
         }
         Ok(checkpoint)
+    }
+
+    /// Refuses files with bytes that belong to no tensor; to be asked when all tensors are known to be there.
+    ///
+    /// # Errors
+    /// When there are such bytes.
+    pub(crate) fn refuse_unclaimed(&self) -> Result<(), ImportError> {
+        match &self.unclaimed {
+            None => Ok(()),
+            Some((file, what)) => Err(ImportError::Safetensors {
+                file: file.clone(),
+                what: what.clone(),
+            }),
+        }
     }
 
     /// The files read.
@@ -198,12 +215,15 @@ impl Checkpoint {
         // Rows are read front to back; only a hint, so a refusal does not matter.
         drop(map.advise(Advice::Sequential));
         let name = one_line(name);
-        let entries = header::read(&map).map_err(|what| ImportError::Safetensors {
+        let header = header::read(&map).map_err(|what| ImportError::Safetensors {
             file: name.clone(),
             what,
         })?;
+        if let (Some(what), None) = (header.unclaimed, &self.unclaimed) {
+            self.unclaimed = Some((name.clone(), what));
+        }
         let shard = self.shards.len();
-        for entry in entries {
+        for entry in header.entries {
             let tensor = entry.name.clone();
             if let Some(other) = self.tensors.insert(tensor, Located { shard, entry }) {
                 let tensor = one_line(&other.entry.name);

@@ -33,11 +33,21 @@ pub(crate) struct HeaderEntry {
     pub end: usize,
 }
 
+/// The tensors of a file.
+#[derive(PartialEq, Debug)]
+pub(crate) struct Header {
+    /// In the order of their bytes, which do not overlap.
+    pub entries: Vec<HeaderEntry>,
+    /// Where there are bytes that belong to no tensor, which the format forbids. Told after everything else, because
+    /// a tensor that was taken out of the header is better told by its name.
+    pub unclaimed: Option<String>,
+}
+
 /// Reads the header of a whole file's bytes.
 ///
 /// # Errors
 /// What is wrong with the file, on one line.
-pub(crate) fn read(file: &[u8]) -> Result<Vec<HeaderEntry>, String> {
+pub(crate) fn read(file: &[u8]) -> Result<Header, String> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(format!(
             "truncated: {} bytes hold no safetensors header",
@@ -65,12 +75,12 @@ pub(crate) fn read(file: &[u8]) -> Result<Vec<HeaderEntry>, String> {
     place(raw, data_start, file.len() - data_start)
 }
 
-/// Checks that the tensors tile the data exactly.
+/// Checks that the tensors lie in the data and share none of it.
 fn place(
     raw: Vec<(String, RawTensor)>,
     data_start: usize,
     data_bytes: usize,
-) -> Result<Vec<HeaderEntry>, String> {
+) -> Result<Header, String> {
     let mut entries = Vec::with_capacity(raw.len());
     for (name, tensor) in raw {
         let shown = one_line(&name);
@@ -113,28 +123,31 @@ fn place(
         });
     }
     entries.sort_by_key(|e| (e.start, e.end));
+    let mut unclaimed = None;
     let mut at = data_start;
     for e in &entries {
-        if e.start != at {
-            let how = if e.start < at {
-                "overlaps the one before"
-            } else {
-                "leaves a hole before it"
-            };
+        let shown = || one_line(&e.name);
+        if e.start < at {
             return Err(format!(
-                "corrupt header: tensor {} {how}",
-                one_line(&e.name)
+                "corrupt header: tensor {} overlaps the one before",
+                shown()
+            ));
+        }
+        if e.start > at && unclaimed.is_none() {
+            unclaimed = Some(format!(
+                "corrupt header: tensor {} leaves a hole before it",
+                shown()
             ));
         }
         at = e.end;
     }
     let surplus = data_start + data_bytes - at;
-    if surplus != 0 {
-        return Err(format!(
+    if surplus != 0 && unclaimed.is_none() {
+        unclaimed = Some(format!(
             "corrupt: {surplus} bytes after the last tensor belong to none"
         ));
     }
-    Ok(entries)
+    Ok(Header { entries, unclaimed })
 }
 
 #[derive(Deserialize)]
@@ -204,7 +217,10 @@ mod tests {
     }
 
     fn fault(header: &str, data_bytes: usize) -> String {
-        read(&file(header, data_bytes)).expect_err("must be refused")
+        match read(&file(header, data_bytes)) {
+            Err(what) => what,
+            Ok(header) => header.unclaimed.expect("must be refused"),
+        }
     }
 
     #[test]
@@ -213,6 +229,8 @@ mod tests {
             "b":{"dtype":"F32","shape":[2],"data_offsets":[6,14]},
             "a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]}}"#;
         let got = read(&file(header, 14)).expect("valid");
+        assert_eq!(got.unclaimed, None);
+        let got = got.entries;
         let start = 8 + header.len();
         assert_eq!(got[0].name, "a");
         assert_eq!(got[0].shape, [3, 1]);
