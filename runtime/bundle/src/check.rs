@@ -9,12 +9,15 @@
 //! - every buffer of every step lies in the arena's value area at the program's largest row counts, never in a cache;
 //! - operands of a step agree in shape and row set, and alias only as [`crate::cpu`] allows;
 //! - every value read was written by an earlier step of the same program and not overwritten since;
+//! - every binding of a GPU kernel holds what the kernel states it touches, and a barrier separates dispatches that
+//!   touch the same bytes, one of them writing;
 //! - tokens named by the manifest are in the vocabulary, numbers are finite, names are printable.
 //!
 //! With that, a call is in bounds if its row counts are within the program's, tokens below `vocab`, positions below
 //! `context`, slots below `slots` and `outs` below the row count. Whether the numbers computed are a sensible model
 //! is not asked.
 
+mod gpu;
 mod program;
 mod step;
 
@@ -90,6 +93,7 @@ pub fn check(manifest: Manifest, weights_bytes: u64) -> Result<Checked, CheckErr
     check_text(&m.text, m.limits.vocab)?;
     check_weights(&m.weights, weights_bytes)?;
     let value_bytes = check_arena(&m.arena)?;
+    gpu::check_kernels(&m.kernels)?;
     check_plans(m)?;
     check_caches(m, value_bytes)?;
     for plan in &m.plans {

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod cpu;
 pub mod format;
+pub mod gpu;
 pub mod layout;
 pub mod manifest;
 

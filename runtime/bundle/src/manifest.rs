@@ -4,6 +4,7 @@
 
 use crate::cpu::CpuStep;
 use crate::format::WEIGHTS_ALIGN;
+use crate::gpu::{GpuStep, Kernel};
 use crate::layout::{self, Format, PLANE_ALIGN};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub struct Manifest {
     pub arena: Arena,
     /// The weights' table.
     pub weights: Vec<WeightEntry>,
+    /// Compute kernels of the plans' GPU steps.
+    pub kernels: Vec<Kernel>,
     /// Ways to run the model, best first. A plan is usable where all its devices are.
     pub plans: Vec<Plan>,
 }
@@ -238,6 +241,8 @@ pub struct Plan {
 pub enum Device {
     /// The processor.
     Cpu,
+    /// A GPU, through Vulkan.
+    Vulkan,
 }
 
 impl Device {
@@ -245,6 +250,7 @@ impl Device {
     pub fn name(self) -> &'static str {
         match self {
             Device::Cpu => "cpu",
+            Device::Vulkan => "vulkan",
         }
     }
 }
@@ -262,6 +268,9 @@ pub struct Program {
     pub max_outs: u32,
     /// Where the logits are after the last step: f32 `[outs, vocab]`.
     pub logits: Buffer,
+    /// Where the most likely tokens of each logits row are afterwards, if the program finds them: words `[outs, 2 k]`,
+    /// each candidate its token and its f32 logit, best first, equal logits by token.
+    pub candidates: Option<Buffer>,
     /// In order.
     pub steps: Vec<Step>,
 }
@@ -289,6 +298,8 @@ pub struct Step {
 pub enum Work {
     /// Runs on the processor.
     Cpu(CpuStep),
+    /// A dispatch on the GPU.
+    Gpu(GpuStep),
 }
 
 impl Work {
@@ -296,6 +307,7 @@ impl Work {
     pub fn device(&self) -> Device {
         match self {
             Work::Cpu(_) => Device::Cpu,
+            Work::Gpu(_) => Device::Vulkan,
         }
     }
 }

@@ -106,6 +106,7 @@ pub fn manifest() -> (Manifest, u64) {
             caches,
         },
         weights,
+        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
@@ -364,6 +365,7 @@ fn program(name: &str, phase: Phase, max_rows: u32, max_outs: u32) -> (Program, 
         max_rows,
         max_outs,
         logits,
+        candidates: None,
         steps,
     };
     (program, end)

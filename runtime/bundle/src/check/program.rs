@@ -2,6 +2,7 @@
 //!
 //! What a single step demands of its operands is in [`super::step`].
 
+use super::gpu::InFlight;
 use super::{BUFFER_ALIGN, CheckError, MAX_DIM, inside, name};
 use crate::manifest::{Buffer, Manifest, Phase, Plan, Program, RowSet, Span, Step, Work};
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ pub(super) fn check(
     let place = format!("plan {:?}, program {:?}", plan.name, program.name);
     let mut values = Values::default();
     let mut stored = HashSet::new();
+    let mut in_flight = InFlight::default();
     for (index, step) in program.steps.iter().enumerate() {
         let mut checker = StepChecker {
             manifest,
@@ -31,6 +33,7 @@ pub(super) fn check(
         name(&place, "step label", &step.label)?;
         match &step.work {
             Work::Cpu(work) => checker.cpu_step(work)?,
+            Work::Gpu(work) => checker.gpu_step(work, &mut in_flight)?,
         }
         checker.finish()?;
     }
@@ -50,6 +53,16 @@ pub(super) fn check(
         return fault(format!(
             "no step leaves the logits at {}, or a later one overwrites them",
             logits.offset
+        ));
+    }
+    if let Some(candidates) = program.candidates
+        && (candidates.rows != logits.rows
+            || !candidates.cols.is_multiple_of(2)
+            || !values.holds(candidates))
+    {
+        return fault(format!(
+            "no step leaves candidates at {}, two words each, for every row of logits",
+            candidates.offset
         ));
     }
     Ok(())
@@ -254,6 +267,6 @@ impl StepChecker<'_> {
     }
 }
 
-fn overlap(a: Span, b: Span) -> bool {
+pub(super) fn overlap(a: Span, b: Span) -> bool {
     a.bytes > 0 && b.bytes > 0 && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
 }

@@ -211,7 +211,11 @@ impl<'a> StepChecker<'a> {
         )
     }
 
-    fn weight(&self, what: &str, index: u32) -> Result<&'a WeightEntry, CheckError> {
+    pub(super) fn matrix_or_vector(
+        &self,
+        what: &str,
+        index: u32,
+    ) -> Result<&'a WeightEntry, CheckError> {
         let weights = &self.manifest.weights;
         match weights.get(index as usize) {
             Some(weight) => Ok(weight),
@@ -223,7 +227,7 @@ impl<'a> StepChecker<'a> {
     }
 
     fn matrix(&self, what: &str, index: u32) -> Result<&'a WeightEntry, CheckError> {
-        let weight = self.weight(what, index)?;
+        let weight = self.matrix_or_vector(what, index)?;
         match weight.kind {
             WeightKind::Matrix => Ok(weight),
             WeightKind::Vector => self.fault(format_args!(
@@ -234,7 +238,7 @@ impl<'a> StepChecker<'a> {
     }
 
     fn vector(&self, what: &str, index: u32) -> Result<&'a WeightEntry, CheckError> {
-        let weight = self.weight(what, index)?;
+        let weight = self.matrix_or_vector(what, index)?;
         match weight.kind {
             WeightKind::Vector => Ok(weight),
             WeightKind::Matrix => self.fault(format_args!(
@@ -258,7 +262,7 @@ impl<'a> StepChecker<'a> {
         Ok(())
     }
 
-    fn cache(&self, index: u32) -> Result<&'a Cache, CheckError> {
+    pub(super) fn cache(&self, index: u32) -> Result<&'a Cache, CheckError> {
         let caches = &self.manifest.arena.caches;
         match caches.get(index as usize) {
             Some(cache) => Ok(cache),

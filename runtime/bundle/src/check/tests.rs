@@ -49,7 +49,9 @@ fn decode(m: &mut Manifest) -> &mut Program {
 /// The step of the prefill program with this label.
 fn step<'a>(m: &'a mut Manifest, label: &str) -> &'a mut CpuStep {
     let mut steps = prefill(m).steps.iter_mut();
-    let Work::Cpu(work) = &mut steps.find(|step| step.label == label).unwrap().work;
+    let Work::Cpu(work) = &mut steps.find(|step| step.label == label).unwrap().work else {
+        panic!("the sample is the processor's")
+    };
     work
 }
 
@@ -252,7 +254,9 @@ fn plans_and_programs() {
         let first = prefill(m).steps[0].clone();
         let logits = prefill(m).logits.offset;
         prefill(m).steps.push(first);
-        let Work::Cpu(last) = &mut prefill(m).steps.last_mut().unwrap().work;
+        let Work::Cpu(last) = &mut prefill(m).steps.last_mut().unwrap().work else {
+            panic!("the sample is the processor's")
+        };
         match last {
             CpuStep::Embed { out, .. } => out.offset = logits,
             other => panic!("{other:?}"),
@@ -302,7 +306,9 @@ fn in_bounds(m: &Manifest, weights_bytes: u64) -> bool {
         };
         let mut steps = program.steps.clone();
         let steps_are = steps.iter_mut().all(|step| {
-            let Work::Cpu(work) = &mut step.work;
+            let Work::Cpu(work) = &mut step.work else {
+                panic!("the sample is the processor's")
+            };
             let scratch = if let CpuStep::Linear(l) = work {
                 end(l.scratch.offset, l.scratch.bytes)
             } else {

@@ -77,12 +77,16 @@ fn refuse_each(
     let steps = prefill(&mut sample).steps.clone();
     let mut changed = 0;
     for (index, step) in steps.into_iter().enumerate() {
-        let Work::Cpu(mut work) = step.work;
+        let Work::Cpu(mut work) = step.work else {
+            panic!("the sample is the processor's")
+        };
         for operand in 0..pick(&mut work).len() {
             let (original, _) = sample::manifest();
             let place = format!("step {index} {:?}", step.label);
             let error = check_changed(|m| {
-                let Work::Cpu(work) = &mut prefill(m).steps[index].work;
+                let Work::Cpu(work) = &mut prefill(m).steps[index].work else {
+                    panic!("the sample is the processor's")
+                };
                 change(pick(work)[operand], &original);
             })
             .expect_err(&place);
@@ -142,11 +146,15 @@ fn no_step_writes_onto_a_part_of_what_it_reads() {
     let steps = prefill(&mut sample).steps.clone();
     let mut tried = 0;
     for (index, step) in steps.into_iter().enumerate() {
-        let Work::Cpu(mut work) = step.work;
+        let Work::Cpu(mut work) = step.work else {
+            panic!("the sample is the processor's")
+        };
         let (reads, writes) = operands(&mut work);
         for (read, write) in (0..reads.len()).flat_map(|r| (0..writes.len()).map(move |w| (r, w))) {
             let error = check_changed(|m| {
-                let Work::Cpu(work) = &mut prefill(m).steps[index].work;
+                let Work::Cpu(work) = &mut prefill(m).steps[index].work else {
+                    panic!("the sample is the processor's")
+                };
                 let (reads, mut writes) = operands(work);
                 writes[write].offset = reads[read].offset + 64;
             })
