@@ -133,6 +133,7 @@ pub fn manifest(
             caches,
         },
         weights: table.entries.clone(),
+        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![manifest::Device::Cpu],

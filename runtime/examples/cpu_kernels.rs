@@ -189,6 +189,7 @@ fn case(
             caches: Vec::new(),
         },
         weights,
+        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
@@ -197,6 +198,7 @@ fn case(
                 phase: Phase::Prefill,
                 max_rows: rows,
                 max_outs: 0,
+                candidates: None,
                 logits: out,
                 steps,
             }],

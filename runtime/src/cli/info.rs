@@ -135,7 +135,7 @@ struct ProgramInfo {
     max_rows: u32,
     max_outs: u32,
     steps: usize,
-    steps_by_kind: Vec<(&'static str, usize)>,
+    steps_by_kind: Vec<(String, usize)>,
 }
 
 #[derive(Serialize)]
@@ -454,16 +454,26 @@ fn plans(manifest: &Manifest) -> Vec<Plan> {
         .map(|plan| Plan {
             name: plan.name.clone(),
             devices: plan.devices.iter().copied().map(Device::name).collect(),
-            programs: plan.programs.iter().map(program_info).collect(),
+            programs: plan
+                .programs
+                .iter()
+                .map(|program| program_info(manifest, program))
+                .collect(),
         })
         .collect()
 }
 
-fn program_info(program: &Program) -> ProgramInfo {
-    let mut kinds: Vec<(&'static str, usize)> = Vec::new();
+fn program_info(manifest: &Manifest, program: &Program) -> ProgramInfo {
+    let mut kinds: Vec<(String, usize)> = Vec::new();
     for step in &program.steps {
-        let Work::Cpu(work) = &step.work;
-        let name = kind_name(work);
+        let name = match &step.work {
+            Work::Cpu(work) => kind_name(work).to_owned(),
+            // A kernel's name starts with its kind.
+            Work::Gpu(work) => {
+                let name = &manifest.kernels[work.kernel as usize].name;
+                name.split(' ').next().unwrap_or(name).to_owned()
+            }
+        };
         match kinds.iter_mut().find(|(known, _)| *known == name) {
             Some((_, n)) => *n += 1,
             None => kinds.push((name, 1)),

@@ -232,6 +232,12 @@ impl Loaded {
                 compiled.steps.len()
             ));
         }
+        if let Some(step) = compiled.steps[steps.clone()]
+            .iter()
+            .find(|step| step.work.device() != Device::Cpu)
+        {
+            return refuse(format!("step {:?} is not the processor's", step.label));
+        }
         if call.rows.len() > compiled.max_rows as usize
             || call.outs.len() > compiled.max_outs as usize
         {

@@ -102,6 +102,7 @@ mod tests {
                     rows: RowSet::Out,
                     cols: 1,
                 },
+                candidates: None,
                 steps: Vec::new(),
             })
             .collect()

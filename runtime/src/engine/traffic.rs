@@ -4,6 +4,7 @@
 //! and are not counted.
 
 use gembin_bundle::cpu::CpuStep;
+use gembin_bundle::gpu::{Access, Extent, GpuStep, Resource};
 use gembin_bundle::layout;
 use gembin_bundle::manifest::{
     Buffer, Cache, Manifest, Program, RowSet, Step, WeightEntry, WeightKind, Work,
@@ -62,7 +63,10 @@ fn of_step(
         RowSet::Seq => rows,
         RowSet::Out => outs,
     };
-    let Work::Cpu(work) = &step.work;
+    let work = match &step.work {
+        Work::Cpu(work) => work,
+        Work::Gpu(work) => return of_dispatch(manifest, work, first_pos, rows, outs),
+    };
     let mut traffic = Traffic::default();
     match work {
         CpuStep::Embed { table, out, .. } => {
@@ -95,6 +99,51 @@ fn of_step(
         | CpuStep::Mul { .. }
         | CpuStep::Add { .. }
         | CpuStep::Softcap { .. } => {}
+    }
+    traffic
+}
+
+fn of_dispatch(
+    manifest: &Manifest,
+    step: &GpuStep,
+    first_pos: usize,
+    rows: usize,
+    outs: usize,
+) -> Traffic {
+    let mut traffic = Traffic::default();
+    let has_work = step.work.iter().all(|extent| match extent {
+        Extent::Fixed(_) => true,
+        Extent::Rows(RowSet::Seq) => rows > 0,
+        Extent::Rows(RowSet::Out) => outs > 0,
+    });
+    if !has_work {
+        return traffic;
+    }
+    let needs = &manifest.kernels[step.kernel as usize].bindings;
+    for (need, resource) in needs.iter().zip(&step.bindings) {
+        match *resource {
+            Resource::Data {
+                weight, gathered, ..
+            } if gathered => {
+                let weight = &manifest.weights[weight as usize];
+                // A table in several pieces is gathered from once: the first piece stands for all.
+                if matches!(resource, Resource::Data { piece, .. } if piece.offset == 0) {
+                    traffic.weight_bytes += row_bytes(weight) * rows as u64;
+                }
+            }
+            Resource::Scales { gathered: true, .. } => {}
+            Resource::Data { piece, .. } | Resource::Scales { piece, .. } => {
+                traffic.weight_bytes += piece.bytes;
+            }
+            Resource::Keys(cache) | Resource::Values(cache) => match need.access {
+                Access::Write => {}
+                Access::Read | Access::ReadWrite => {
+                    let cache = &manifest.arena.caches[cache as usize];
+                    traffic.cache_bytes += cache_bytes(cache, first_pos, rows) / 2;
+                }
+            },
+            Resource::Value(_) | Resource::Call => {}
+        }
     }
     traffic
 }

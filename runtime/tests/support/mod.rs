@@ -152,6 +152,7 @@ fn manifest() -> Manifest {
             caches,
         },
         weights: entries,
+        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
@@ -378,6 +379,7 @@ impl Tiny {
             max_rows,
             max_outs,
             logits,
+            candidates: None,
             steps: steps
                 .into_iter()
                 .map(|(label, work)| Step {

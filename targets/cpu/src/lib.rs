@@ -131,6 +131,7 @@ impl Lowering<'_> {
             max_rows,
             max_outs,
             logits,
+            candidates: None,
             steps,
         })
     }

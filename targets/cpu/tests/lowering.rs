@@ -34,7 +34,9 @@ fn print(programs: &[Program]) -> String {
         )
         .unwrap();
         for step in &p.steps {
-            let Work::Cpu(work) = &step.work;
+            let Work::Cpu(work) = &step.work else {
+                panic!("not a step of the processor")
+            };
             writeln!(text, "  {}: {work:?}", step.label).unwrap();
         }
     }

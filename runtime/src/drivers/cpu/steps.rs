@@ -45,7 +45,9 @@ impl Workspace {
         for program in &plan.programs {
             rows = rows.max(program.max_rows.max(program.max_outs) as usize);
             for step in &program.steps {
-                let Work::Cpu(step) = &step.work;
+                let Work::Cpu(step) = &step.work else {
+                    continue;
+                };
                 match step {
                     CpuStep::Linear(step) => {
                         cols = cols.max(step.x.cols as usize);
@@ -117,8 +119,7 @@ impl Workspace {
 /// Frequencies of the plan's rope tables.
 pub(super) fn frequencies(plan: &Plan) -> Vec<Vec<Box<[f32]>>> {
     let of = |step: &gembin_bundle::manifest::Step| {
-        let Work::Cpu(step) = &step.work;
-        if let CpuStep::RopeTable { theta, factor, out } = step {
+        if let Work::Cpu(CpuStep::RopeTable { theta, factor, out }) = &step.work {
             rope::inverse_frequencies(*theta, *factor, out.cols as usize)
         } else {
             Box::default()
@@ -151,7 +152,10 @@ impl Loaded {
         call: Call<'_>,
         team: &Team<'_>,
     ) -> Result<(), Broken> {
-        let Work::Cpu(work) = &self.plan().programs[program].steps[step].work;
+        let Work::Cpu(work) = &self.plan().programs[program].steps[step].work else {
+            // Another device's; `check_call` has refused the call.
+            return Ok(());
+        };
         let rows_in = |set: RowSet| rows_of(set, call.rows.len(), call.outs.len());
         let row_at = |set: RowSet, i: usize| match set {
             RowSet::Seq => call.rows[i],

@@ -294,6 +294,7 @@ impl Bench {
                 caches: self.caches.clone(),
             },
             weights: self.weights.clone(),
+            kernels: Vec::new(),
             plans: vec![Plan {
                 name: "cpu".into(),
                 devices: vec![Device::Cpu],
@@ -307,6 +308,7 @@ impl Bench {
                         rows: RowSet::Out,
                         cols: 1,
                     },
+                    candidates: None,
                     steps: self
                         .steps
                         .iter()
