@@ -77,7 +77,7 @@ fn walk(dir: &Path, prefix: &str, paths: &mut Vec<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let kind = entry.file_type().expect("the kind of a listed entry");
         let path = format!("{prefix}{name}");
-        if kind.is_dir() && !matches!(path.as_str(), "target" | ".git") {
+        if kind.is_dir() && !matches!(path.as_str(), "target" | ".git" | ".tools") {
             walk(&entry.path(), &format!("{path}/"), paths);
         } else if kind.is_file() && !name.ends_with(".gembin") {
             paths.push(path);
