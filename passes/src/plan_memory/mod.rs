@@ -27,6 +27,11 @@ const RING_STEP: u32 = 16;
 pub trait Scratch {
     /// Bytes of working memory that `op` of `function` needs while it runs.
     fn scratch_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64;
+
+    /// Bytes that `op`'s first result needs if the target keeps it in a larger form than the value itself.
+    fn result_bytes(&self, _: &Module, _: &Function, _: &Op) -> u64 {
+        0
+    }
 }
 
 /// A target whose ops need nothing.
@@ -151,13 +156,17 @@ fn plan_function(
     let mut intervals = Vec::new();
     let mut owners = Vec::new();
     for (i, op) in function.ops.iter().enumerate() {
-        for v in &op.results {
+        for (nth, v) in op.results.iter().enumerate() {
+            let larger = match nth {
+                0 => scratch.result_bytes(module, function, op),
+                _ => 0,
+            };
             let what = || format!("{} of {}", v, function.name);
             let ty = &function.value(*v).ty;
             let bytes = module
                 .bounds
                 .value_bytes(&function.name, ty)
-                .and_then(aligned)
+                .and_then(|bytes| aligned(bytes.max(larger)))
                 .ok_or_else(|| PlanError::Overflow { what: what() })?;
             within_limit(bytes, &what())?;
             let last = last_uses[v.index()].min(end).max(i);
@@ -206,6 +215,8 @@ fn plan_function(
             Owner::Value(v) => {
                 let ty = &function.value(*v).ty;
                 let bytes = module.bounds.value_bytes(&function.name, ty);
+                // Without the padding, unless the target asked for more than the value.
+                let bytes = bytes.filter(|&bytes| aligned(bytes) == Some(interval.bytes));
                 function.values[v.index()].place = place(bytes.unwrap_or(interval.bytes));
             }
             Owner::Scratch(i) => function.ops[*i].scratch = place(interval.bytes),

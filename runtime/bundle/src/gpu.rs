@@ -175,3 +175,44 @@ pub enum Resource {
     /// The call's rows, see the module's words.
     Call,
 }
+
+/// What dispatches since the last barrier have touched: where a barrier must be.
+#[derive(Default)]
+pub struct Hazards(Vec<(Access, Touch)>);
+
+/// Memory that dispatches may share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    /// Bytes of the arena's values.
+    Bytes(Span),
+    /// Keys of a cache.
+    Keys(CacheIdx),
+    /// Values of a cache.
+    Values(CacheIdx),
+}
+
+impl Touch {
+    fn meets(self, other: Touch) -> bool {
+        match (self, other) {
+            (Touch::Bytes(a), Touch::Bytes(b)) => a.overlaps(b),
+            (Touch::Keys(a), Touch::Keys(b)) | (Touch::Values(a), Touch::Values(b)) => a == b,
+            (Touch::Bytes(_) | Touch::Keys(_) | Touch::Values(_), _) => false,
+        }
+    }
+}
+
+impl Hazards {
+    /// Whether a dispatch with these accesses must wait for one noted before: one of the two writes what both touch.
+    pub fn conflicts(&self, touches: &[(Access, Touch)]) -> bool {
+        touches.iter().any(|(access, touch)| {
+            self.0.iter().any(|(earlier, other)| {
+                (*access != Access::Read || *earlier != Access::Read) && touch.meets(*other)
+            })
+        })
+    }
+
+    /// Notes a dispatch.
+    pub fn note(&mut self, touches: &[(Access, Touch)]) {
+        self.0.extend_from_slice(touches);
+    }
+}

@@ -224,6 +224,16 @@ pub struct Span {
     pub bytes: u64,
 }
 
+impl Span {
+    /// Whether the two share a byte; neither reaches beyond 2^64.
+    pub fn overlaps(self, other: Span) -> bool {
+        self.bytes > 0
+            && other.bytes > 0
+            && self.offset < other.offset + other.bytes
+            && other.offset < self.offset + self.bytes
+    }
+}
+
 /// One way to run the model.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Plan {

@@ -4,8 +4,9 @@
 use super::program::StepChecker;
 use super::{CheckError, MAX_DIM, name, within};
 use crate::gpu::{
-    Access, BindingNeed, CALL_HEADER_WORDS, CALL_ROW_WORDS, Extent, GpuStep, Kernel, MAX_BINDINGS,
-    MAX_GROUPS, MAX_IMMEDIATES, MIN_STORAGE_RANGE, PIECE_ALIGN, Resource, Variant,
+    Access, BindingNeed, CALL_HEADER_WORDS, CALL_ROW_WORDS, Extent, GpuStep, Hazards, Kernel,
+    MAX_BINDINGS, MAX_GROUPS, MAX_IMMEDIATES, MIN_STORAGE_RANGE, PIECE_ALIGN, Resource, Touch,
+    Variant,
 };
 use crate::manifest::{Cache, RowSet, Span};
 use std::collections::HashSet;
@@ -97,43 +98,11 @@ fn check_variant(place: &str, variant: &Variant) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// What dispatches since the last barrier have touched.
-#[derive(Default)]
-pub(super) struct InFlight {
-    reads: Vec<Touch>,
-    writes: Vec<Touch>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Touch {
-    /// Bytes of the arena's values.
-    Bytes(Span),
-    /// Keys (false) or values (true) of a cache.
-    Cache(u32, bool),
-}
-
-impl Touch {
-    fn meets(self, other: Touch) -> bool {
-        match (self, other) {
-            (Touch::Bytes(a), Touch::Bytes(b)) => super::program::overlap(a, b),
-            (Touch::Cache(..), Touch::Cache(..)) => self == other,
-            (Touch::Bytes(_), Touch::Cache(..)) | (Touch::Cache(..), Touch::Bytes(_)) => false,
-        }
-    }
-}
-
-impl InFlight {
-    fn conflicts(&self, reads: &[Touch], writes: &[Touch]) -> bool {
-        let meet = |a: &[Touch], b: &[Touch]| a.iter().any(|x| b.iter().any(|y| x.meets(*y)));
-        meet(&self.writes, reads) || meet(&self.writes, writes) || meet(&self.reads, writes)
-    }
-}
-
 impl StepChecker<'_> {
     pub(super) fn gpu_step(
         &mut self,
         step: &GpuStep,
-        in_flight: &mut InFlight,
+        in_flight: &mut Hazards,
     ) -> Result<(), CheckError> {
         let kernels = &self.manifest.kernels;
         let Some(kernel) = kernels.get(step.kernel as usize) else {
@@ -160,25 +129,18 @@ impl StepChecker<'_> {
             ));
         }
         self.grid(step, kernel)?;
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let mut touches = Vec::new();
         for (index, (need, resource)) in kernel.bindings.iter().zip(&step.bindings).enumerate() {
             let touched = self.binding(index, *need, *resource)?;
-            let Some(touched) = touched else { continue };
-            if need.access != Access::Write {
-                reads.push(touched);
-            }
-            if need.access != Access::Read {
-                writes.push(touched);
-            }
+            touches.extend(touched.map(|touched| (need.access, touched)));
         }
         if step.barrier {
-            *in_flight = InFlight::default();
-        } else if in_flight.conflicts(&reads, &writes) {
+            *in_flight = Hazards::default();
+        } else if in_flight.conflicts(&touches) {
             return self
                 .fault("touches what a dispatch before it works on, with no barrier in between");
         }
-        in_flight.reads.extend(reads);
-        in_flight.writes.extend(writes);
+        in_flight.note(&touches);
         Ok(())
     }
 
@@ -295,8 +257,10 @@ impl StepChecker<'_> {
                     }
                     Access::Write | Access::ReadWrite => self.stores(cache),
                 }
-                let values = matches!(resource, Resource::Values(_));
-                Ok(Some(Touch::Cache(cache, values)))
+                Ok(Some(match resource {
+                    Resource::Values(_) => Touch::Values(cache),
+                    _ => Touch::Keys(cache),
+                }))
             }
             Resource::Call => {
                 if need.access != Access::Read {

@@ -2,8 +2,8 @@
 //!
 //! What a single step demands of its operands is in [`super::step`].
 
-use super::gpu::InFlight;
 use super::{BUFFER_ALIGN, CheckError, MAX_DIM, inside, name};
+use crate::gpu::Hazards;
 use crate::manifest::{Buffer, Manifest, Phase, Plan, Program, RowSet, Span, Step, Work};
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,7 +16,7 @@ pub(super) fn check(
     let place = format!("plan {:?}, program {:?}", plan.name, program.name);
     let mut values = Values::default();
     let mut stored = HashSet::new();
-    let mut in_flight = InFlight::default();
+    let mut in_flight = Hazards::default();
     for (index, step) in program.steps.iter().enumerate() {
         let mut checker = StepChecker {
             manifest,
@@ -248,11 +248,11 @@ impl StepChecker<'_> {
         for (i, write) in self.writes.iter().enumerate() {
             let read = self.reads.iter().find(|read| {
                 let same = read.in_place && Some(read.buffer) == write.buffer;
-                overlap(read.span, write.span) && !same
+                read.span.overlaps(write.span) && !same
             });
             let other = self.writes[..i]
                 .iter()
-                .find(|other| overlap(other.span, write.span));
+                .find(|other| other.span.overlaps(write.span));
             if let Some(name) = read.map(|read| read.name).or(other.map(|other| other.name)) {
                 return self.fault(format_args!(
                     "{} at {} shares bytes with {name}",
@@ -265,8 +265,4 @@ impl StepChecker<'_> {
         }
         Ok(())
     }
-}
-
-pub(super) fn overlap(a: Span, b: Span) -> bool {
-    a.bytes > 0 && b.bytes > 0 && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
 }
