@@ -1,11 +1,14 @@
 //! Turns a planned module into the bundle's manifest: the weights' table, the arena, the programs.
 
 use gembin_bundle::layout::Format;
-use gembin_bundle::manifest::{self, Arena, Limits, Manifest, Plan, Span, WeightEntry, WeightKind};
+use gembin_bundle::manifest::{
+    self, Arena, Limits, Manifest, Phase, Plan, Span, WeightEntry, WeightKind,
+};
 use gembin_ir::verify::Verified;
 use gembin_ir::{DType, Layout, Module, WeightId};
 use gembin_passes::lay_out::weights_of;
-use gembin_target_cpu::{LowerError, lower};
+use gembin_target_cpu as cpu;
+use gembin_target_igpu as igpu;
 
 /// The weights a bundle stores, in the order of first use, and their table entries without places.
 pub struct WeightTable {
@@ -74,6 +77,26 @@ fn format_of(dtype: DType) -> Format {
     }
 }
 
+/// What plans are made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Devices {
+    /// Most rows of a prefill on the processor.
+    pub cpu_chunk: u32,
+    /// A GPU too.
+    pub vulkan: bool,
+}
+
+/// Why a module has no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// For the processor.
+    #[error(transparent)]
+    Cpu(#[from] cpu::LowerError),
+    /// For a GPU.
+    #[error(transparent)]
+    Igpu(#[from] igpu::LowerError),
+}
+
 /// Builds the manifest, with weights placed and their checksums still zero.
 ///
 /// # Errors
@@ -85,9 +108,10 @@ pub fn manifest(
     text: manifest::TextFacts,
     provenance: manifest::Provenance,
     vocab: u32,
+    devices: Devices,
 ) -> Result<Manifest, LowerError> {
     manifest::place_weights(&mut table.entries);
-    let programs = lower(module, &|id| {
+    let programs = cpu::lower(module, &|id| {
         table
             .index(id)
             .expect("lowering asks only for weights that ops use")
@@ -118,7 +142,7 @@ pub fn manifest(
         .map(|c| c.offset)
         .min()
         .map_or(0, |first| arena_bytes - first);
-    Ok(Manifest {
+    let mut manifest = Manifest {
         model,
         provenance,
         text,
@@ -139,5 +163,27 @@ pub fn manifest(
             devices: vec![manifest::Device::Cpu],
             programs,
         }],
-    })
+    };
+    if devices.vulkan {
+        match igpu::lower(&manifest) {
+            Ok(lowered) => {
+                manifest.kernels = lowered.kernels;
+                // Best first: where there is a GPU, it reads memory faster.
+                manifest.plans.insert(0, lowered.plan);
+            }
+            // A shape that no kernel covers: the bundle runs on the processor, and says why.
+            Err(error @ igpu::LowerError::Unsupported { .. }) => {
+                let note = format!("no plan for vulkan: {error}");
+                manifest.model.notes.push(note);
+            }
+            Err(error @ igpu::LowerError::Kernel { .. }) => return Err(error.into()),
+        }
+    }
+    for program in &mut manifest.plans.last_mut().expect("the processor's").programs {
+        if program.phase == Phase::Prefill {
+            program.max_rows = program.max_rows.min(devices.cpu_chunk);
+            program.max_outs = program.max_outs.min(program.max_rows);
+        }
+    }
+    Ok(manifest)
 }

@@ -122,9 +122,18 @@ struct Options {
     /// Conversations held at once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     sequences: u32,
-    /// Tokens of a prompt computed together.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    chunk: u32,
+    /// Tokens of a prompt computed together [default: 128 on the processor, 512 on a GPU].
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    chunk: Option<u32>,
+    /// Devices to make plans for; the processor, on which every bundle runs, is always one.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "DEVICE,..",
+        default_value = "cpu,vulkan"
+    )]
+    devices: Vec<DeviceArg>,
     /// Compile weights that hold NaN or infinity.
     #[arg(long)]
     allow_nonfinite: bool,
@@ -156,6 +165,12 @@ enum KvArg {
     F16,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DeviceArg {
+    Cpu,
+    Vulkan,
+}
+
 impl Options {
     fn compile(&self) -> CompileOptions {
         CompileOptions {
@@ -168,6 +183,7 @@ impl Options {
             context: self.context,
             sequences: self.sequences,
             chunk: self.chunk,
+            vulkan: self.devices.contains(&DeviceArg::Vulkan),
             allow_nonfinite: self.allow_nonfinite,
             config: self.config.clone(),
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns the options, the order of things, and cancellation; each step's work is its own module's.
 
-use crate::assemble::{self, WeightTable};
+use crate::assemble::{self, Devices, WeightTable};
 use crate::atomic_file::{AtomicFile, OutputError};
 use crate::import::{self, ImportError, ImportOptions, Imported};
 use crate::pack;
@@ -11,9 +11,10 @@ use crate::reference::{self, PackedWeights};
 use gembin_bundle::format::{References, WriteError, Writer};
 use gembin_bundle::manifest::{Manifest, Provenance};
 use gembin_ir::verify::verify;
-use gembin_ir::{DType, Module};
-use gembin_passes::{QuantOptions, Stage};
-use gembin_target_cpu::{CpuScratch, LowerError};
+use gembin_ir::{DType, Function, Module, Op};
+use gembin_passes::{QuantOptions, Scratch, Stage};
+use gembin_target_cpu::CpuScratch;
+use gembin_target_igpu::IgpuScratch;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -79,13 +80,20 @@ pub struct CompileOptions {
     pub context: Option<u32>,
     /// Sequences held at once.
     pub sequences: u32,
-    /// Tokens of a prefill chunk.
-    pub chunk: u32,
+    /// Tokens of a prefill chunk; by default what each device computes best.
+    pub chunk: Option<u32>,
+    /// Make a plan for a GPU too.
+    pub vulkan: bool,
     /// Let NaN and infinity in weights pass.
     pub allow_nonfinite: bool,
     /// A configuration to use instead of the checkpoint's own config.json.
     pub config: Option<PathBuf>,
 }
+
+/// Tokens of a chunk on the processor: its activations stay in the caches.
+const CPU_CHUNK: u32 = 128;
+/// Tokens of a chunk on a GPU: enough work for all its units in every matrix.
+const GPU_CHUNK: u32 = 512;
 
 impl Default for CompileOptions {
     fn default() -> Self {
@@ -95,7 +103,8 @@ impl Default for CompileOptions {
             kv: None,
             context: None,
             sequences: 1,
-            chunk: 128,
+            chunk: None,
+            vulkan: true,
             allow_nonfinite: false,
             config: None,
         }
@@ -122,7 +131,10 @@ impl CompileOptions {
         ImportOptions {
             context: self.context,
             slots: self.sequences,
-            chunk: self.chunk,
+            chunk: self.chunk.unwrap_or(match self.vulkan {
+                true => GPU_CHUNK,
+                false => CPU_CHUNK,
+            }),
             allow_nonfinite: self.allow_nonfinite,
             config: self.config.clone(),
         }
@@ -139,6 +151,13 @@ impl CompileOptions {
         }
     }
 
+    fn devices(&self) -> Devices {
+        Devices {
+            cpu_chunk: self.chunk.unwrap_or(CPU_CHUNK),
+            vulkan: self.vulkan,
+        }
+    }
+
     /// The options as a user would type them, for the bundle's provenance.
     fn spelled(&self, module: &Module) -> Vec<String> {
         let mut all = vec![
@@ -148,6 +167,10 @@ impl CompileOptions {
             format!("--context {}", module.bounds.context),
             format!("--sequences {}", self.sequences),
             format!("--chunk {}", module.bounds.chunk),
+            format!(
+                "--devices {}",
+                if self.vulkan { "cpu,vulkan" } else { "cpu" }
+            ),
         ];
         if self.allow_nonfinite {
             all.push("--allow-nonfinite".into());
@@ -235,8 +258,8 @@ impl From<gembin_passes::PassError> for CompileError {
     }
 }
 
-impl From<LowerError> for CompileError {
-    fn from(e: LowerError) -> Self {
+impl From<assemble::LowerError> for CompileError {
+    fn from(e: assemble::LowerError) -> Self {
         Self::Internal(e.to_string())
     }
 }
@@ -249,6 +272,28 @@ pub struct Compiled {
     pub bytes: u64,
 }
 
+/// Working memory for every target that gets a plan: they share the arena's places.
+struct TargetScratch {
+    vulkan: bool,
+}
+
+impl Scratch for TargetScratch {
+    fn scratch_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64 {
+        let cpu = CpuScratch.scratch_bytes(module, function, op);
+        match self.vulkan {
+            true => cpu.max(IgpuScratch.scratch_bytes(module, function, op)),
+            false => cpu,
+        }
+    }
+
+    fn result_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64 {
+        match self.vulkan {
+            true => IgpuScratch.result_bytes(module, function, op),
+            false => 0,
+        }
+    }
+}
+
 /// Imports a checkpoint and runs the passes up to `stage`.
 ///
 /// # Errors
@@ -259,7 +304,10 @@ pub fn import_and_run(
     stage: Stage,
 ) -> Result<Imported, CompileError> {
     let mut imported = import::import(dir, &options.import())?;
-    gembin_passes::run_until(&mut imported.module, stage, &options.passes(), &CpuScratch)?;
+    let scratch = TargetScratch {
+        vulkan: options.vulkan,
+    };
+    gembin_passes::run_until(&mut imported.module, stage, &options.passes(), &scratch)?;
     Ok(imported)
 }
 
@@ -304,6 +352,7 @@ pub fn compile(
         imported.text.clone(),
         provenance,
         vocab,
+        options.devices(),
     )?;
 
     let prompt = reference::prompt(module, vocab, imported.text.bos);
