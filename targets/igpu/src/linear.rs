@@ -1,5 +1,7 @@
 //! Linears: which kernels a fused linear becomes, by its rows.
 
+pub(crate) mod activations;
+
 use crate::attention::Partials;
 use crate::error::LowerError;
 use crate::lowering::Lowering;
