@@ -7,3 +7,12 @@ pub trait Progress: Sync {
     /// Bytes of the stage are done.
     fn advance(&self, bytes: u64);
 }
+
+/// Shows nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn stage(&self, _: &str, _: u64) {}
+
+    fn advance(&self, _: u64) {}
+}

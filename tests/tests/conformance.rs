@@ -1,0 +1,321 @@
+//! One suite of cases for every device: what the interpreter computes, the processor and Vulkan compute.
+//!
+//! A case is a random model whose shapes are no multiples of any tile, a way to quantize it, and a chunk. It is run
+//! in chunks past its window and past a ring of its cache, then token by token, for one sequence and for several.
+//! Logits of every token are compared with the interpreter's, which reads the very bytes of the bundle.
+
+use gembin_compiler::assemble::WeightTable;
+use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Quant};
+use gembin_compiler::reference::PackedWeights;
+use gembin_ir::interp::{Inputs, Interpreter};
+use gembin_passes::Stage;
+use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
+use gembin_runtime::loader::{Bundle, Integrity};
+use gembin_tests::random_model::{Random, RandomModel};
+use gembin_tests::{relative_l2, scratch_dir};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// A model, how it is compiled, and how close devices must come.
+struct Case {
+    model: RandomModel,
+    quant: Quant,
+    kv: KvFormat,
+    chunk: u32,
+    sequences: u32,
+}
+
+/// Largest relative distances from the interpreter: of prefilled rows, and of decoded ones.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    prefill: f64,
+    decode: f64,
+}
+
+/// Logits of a run, row by row.
+struct Logits {
+    prefill: Vec<Vec<f32>>,
+    decode: Vec<Vec<f32>>,
+}
+
+const GEMMA2: RandomModel = RandomModel {
+    name: "gemma2",
+    gemma3: false,
+    hidden: 70,
+    ffn: 94,
+    heads: 6,
+    kv_heads: 2,
+    head_dim: 34,
+    vocab: 301,
+    window: 11,
+    sliding: &[true, false],
+    seed: 1,
+};
+
+const GEMMA3: RandomModel = RandomModel {
+    name: "gemma3",
+    gemma3: true,
+    hidden: 132,
+    ffn: 200,
+    heads: 3,
+    kv_heads: 1,
+    head_dim: 96,
+    vocab: 517,
+    window: 19,
+    sliding: &[true, false],
+    seed: 2,
+};
+
+const WIDE: RandomModel = RandomModel {
+    name: "wide",
+    gemma3: true,
+    hidden: 1030,
+    ffn: 2100,
+    heads: 4,
+    kv_heads: 4,
+    head_dim: 256,
+    vocab: 4099,
+    window: 33,
+    sliding: &[true],
+    seed: 3,
+};
+
+const QUANTS: [(Quant, KvFormat); 4] = [
+    (Quant::None, KvFormat::F32),
+    (Quant::None, KvFormat::F16),
+    (Quant::Q8, KvFormat::F16),
+    (Quant::Q4, KvFormat::F16),
+];
+
+/// Tokens of a run: prefilled past two chunks and the ring, then decoded.
+const PREFILL: usize = 75;
+const DECODE: usize = 6;
+const CONTEXT: u32 = 96;
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (index, (quant, kv)) in QUANTS.into_iter().enumerate() {
+        for (model, chunk) in [(GEMMA2, 32), (GEMMA3, 37), (WIDE, 64)] {
+            cases.push(Case {
+                model,
+                quant,
+                kv,
+                chunk,
+                // Alternate, so that both one and several sequences meet every format.
+                sequences: [1, 3][(index + chunk as usize) % 2],
+            });
+        }
+    }
+    cases
+}
+
+impl Case {
+    fn name(&self) -> String {
+        format!(
+            "{} {} kv {} chunk {} sequences {}",
+            self.model.name,
+            self.quant.name(),
+            self.kv.name(),
+            self.chunk,
+            self.sequences
+        )
+    }
+
+    fn options(&self) -> CompileOptions {
+        CompileOptions {
+            quant: self.quant,
+            kv: Some(self.kv),
+            context: Some(CONTEXT),
+            sequences: self.sequences,
+            chunk: Some(self.chunk),
+            ..CompileOptions::default()
+        }
+    }
+
+    fn tokens(&self) -> Vec<u32> {
+        let mut random = Random(self.model.seed + 100);
+        (0..PREFILL + DECODE)
+            .map(|_| (random.bits() % self.model.vocab as u64) as u32)
+            .collect()
+    }
+
+    /// Writes and compiles it: the checkpoint's folder and the bundle.
+    fn compile(&self, dir: &Path) -> PathBuf {
+        let bundle = dir.join("m.gembin");
+        self.model.write(dir);
+        pipeline::compile(
+            dir,
+            &bundle,
+            &self.options(),
+            &gembin_compiler::progress::Silent,
+            &AtomicBool::new(false),
+        )
+        .unwrap_or_else(|error| panic!("{}: {error}", self.name()));
+        bundle
+    }
+
+    /// What the interpreter computes from the bundle's own bytes.
+    fn interpret(&self, dir: &Path, bundle: &Path) -> Logits {
+        let imported = pipeline::import_and_run(dir, &self.options(), Stage::Plan).expect("imports");
+        let module = &imported.module;
+        let mut table = WeightTable::of(module);
+        gembin_bundle::manifest::place_weights(&mut table.entries);
+        let bundle = Bundle::open(bundle, Integrity::Weights).expect("a sound bundle");
+        let bytes = bundle.weights();
+        let weights = PackedWeights {
+            table: &table,
+            bytes: (*bytes).as_ref(),
+        };
+        let mut interpreter = Interpreter::new(module, &weights).with_int8_activations();
+        let tokens = self.tokens();
+        let mut logits = Logits {
+            prefill: Vec::new(),
+            decode: Vec::new(),
+        };
+        let mut done = 0;
+        while done < tokens.len() {
+            let (function, count) = match done < PREFILL {
+                true => ("prefill", (PREFILL - done).min(self.chunk as usize)),
+                false => ("decode", 1),
+            };
+            let ids: Vec<i32> = tokens[done..done + count].iter().map(|&t| t as i32).collect();
+            let pos: Vec<i32> = (done..done + count).map(|p| p as i32).collect();
+            let out: Vec<i32> = (0..count as i32).collect();
+            let results = interpreter
+                .call(
+                    function,
+                    &Inputs {
+                        ids: &ids,
+                        pos: &pos,
+                        slot: &vec![0; count],
+                        out: if function == "prefill" { &out } else { &[] },
+                    },
+                )
+                .expect("the interpreter runs");
+            let rows = (0..count).map(|row| results[0].row(row).to_vec());
+            match function {
+                "prefill" => logits.prefill.extend(rows),
+                _ => logits.decode.extend(rows),
+            }
+            done += count;
+        }
+        logits
+    }
+
+    /// The same tokens in every slot of an engine: all slots must agree with the first.
+    fn run(&self, bundle: &Path, options: &OpenOptions) -> Logits {
+        let mut engine = Engine::open(bundle, options).unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+        let tokens = self.tokens();
+        let mut logits = Logits {
+            prefill: Vec::new(),
+            decode: Vec::new(),
+        };
+        for slot in 0..self.sequences as usize {
+            let mut rows: Vec<Vec<f32>> = Vec::new();
+            engine
+                .prefill(
+                    slot,
+                    &tokens[..PREFILL],
+                    Wanted::Every(&mut |_, block| {
+                        rows.extend(block.chunks(self.model.vocab).map(<[f32]>::to_vec));
+                        ControlFlow::Continue(())
+                    }),
+                )
+                .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+            match slot {
+                0 => logits.prefill = rows,
+                _ => assert_eq!(rows, logits.prefill, "{}: slot {slot}", self.name()),
+            }
+        }
+        for &token in &tokens[PREFILL..] {
+            let calls: Vec<(usize, u32)> = (0..self.sequences as usize).map(|s| (s, token)).collect();
+            let rows = engine
+                .decode(&calls)
+                .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+            let rows: Vec<&[f32]> = rows.chunks(self.model.vocab).collect();
+            for row in &rows[1..] {
+                assert_eq!(*row, rows[0], "{}: sequences of one text differ", self.name());
+            }
+            logits.decode.push(rows[0].to_vec());
+        }
+        logits
+    }
+
+    fn hold(&self, device: &str, got: &Logits, want: &Logits, tolerance: Tolerance) -> Vec<String> {
+        let mut faults = Vec::new();
+        let phases = [
+            ("prefill", &got.prefill, &want.prefill, tolerance.prefill),
+            ("decode", &got.decode, &want.decode, tolerance.decode),
+        ];
+        for (phase, got, want, most) in phases {
+            assert_eq!(got.len(), want.len(), "{} {phase}", self.name());
+            let distances = got.iter().zip(want).map(|(g, w)| relative_l2(g, w));
+            let (row, worst) = distances
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(&b.1))
+                .expect("rows");
+            eprintln!("{}: {device} {phase}: {worst:.2e} at row {row}", self.name());
+            // A NaN is no number below the bar.
+            if !(worst <= most) {
+                faults.push(format!(
+                    "{}: {device} {phase} row {row} is {worst:.2e} off, at most {most:.0e} is allowed",
+                    self.name()
+                ));
+            }
+        }
+        faults
+    }
+}
+
+/// Runs every case on a device and holds it to the interpreter.
+fn conform(device: &str, options: &OpenOptions, tolerance: impl Fn(&Case) -> Tolerance) {
+    let mut faults = Vec::new();
+    for case in cases() {
+        let dir = scratch_dir();
+        let bundle = case.compile(dir.path());
+        let want = case.interpret(dir.path(), &bundle);
+        let got = case.run(&bundle, options);
+        faults.extend(case.hold(device, &got, &want, tolerance(&case)));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_processor_computes_what_the_interpreter_computes() {
+    let options = OpenOptions {
+        device: "cpu".parse().expect("a device"),
+        threads: 2,
+        ..OpenOptions::default()
+    };
+    conform("cpu", &options, |case| match case.quant {
+        Quant::None => Tolerance {
+            prefill: 1e-5,
+            decode: 1e-5,
+        },
+        // A sum on the other side of a half moves an activation by a whole step.
+        Quant::Q8 | Quant::Q4 => Tolerance {
+            prefill: 1e-2,
+            decode: 1e-2,
+        },
+    });
+}
+
+#[test]
+fn vulkan_computes_what_the_interpreter_computes() {
+    let options = OpenOptions {
+        device: "vulkan".parse().expect("a device"),
+        ..OpenOptions::default()
+    };
+    conform("vulkan", &options, |case| match case.quant {
+        // Prefill rounds activations to f16.
+        Quant::None => Tolerance {
+            prefill: 2e-3,
+            decode: 2e-3,
+        },
+        Quant::Q8 | Quant::Q4 => Tolerance {
+            prefill: 3e-2,
+            decode: 2e-2,
+        },
+    });
+}
