@@ -1,5 +1,6 @@
 //! The valid sample passes; every single change that breaks a rule is refused in its own words.
 
+mod gpu;
 mod steps;
 
 use super::*;
