@@ -1,5 +1,7 @@
 //! gemc's commands and their arguments.
 
+mod isa;
+
 use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Progress, Quant};
@@ -21,7 +23,8 @@ use std::time::{Duration, Instant};
 Examples:
   gemc compile gemma-3-1b-it -o gemma.gembin --quant q4
   gemc emit gemma-3-1b-it --stage fuse
-  gemc synth --preset gemma-3-1b --seed 7 -o synth-1b"
+  gemc synth --preset gemma-3-1b --seed 7 -o synth-1b
+  gemc isa gemma.gembin --device phoenix"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -33,6 +36,10 @@ enum Command {
     Compile(Compile),
     Emit(Emit),
     Synth(Synth),
+    Isa(isa::Isa),
+    /// The process that `gemc isa` compiles in.
+    #[command(hide = true)]
+    IsaWorker,
 }
 
 /// Compile a Hugging Face checkpoint into a .gembin file.
@@ -223,6 +230,8 @@ pub fn run(args: Args) -> Result<()> {
         Command::Compile(c) => compile(&c),
         Command::Emit(e) => emit(&e),
         Command::Synth(s) => synthesize(&s),
+        Command::Isa(i) => isa::run(&i),
+        Command::IsaWorker => Ok(gembin_compiler::isa::worker()?),
     }
 }
 
@@ -264,13 +273,18 @@ fn emit(args: &Emit) -> Result<()> {
                 .map_err(|e| file.error(e))?;
             file.commit()?;
         }
-        None => match std::io::stdout().lock().write_all(text.as_bytes()) {
-            // The reader has seen enough.
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-            other => other.map_err(|e| anyhow::anyhow!("cannot write to standard output: {e}"))?,
-        },
+        None => print(&text)?,
     }
     Ok(())
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| anyhow::anyhow!("cannot write to standard output: {e}")),
+    }
 }
 
 fn synthesize(args: &Synth) -> Result<()> {

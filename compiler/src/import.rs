@@ -17,6 +17,7 @@ mod tests;
 mod text;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::map_file;
 pub use config::{Config, Family, Layer, Rope, Span};
 pub use error::ImportError;
 pub use tensors::{TensorShape, tensor_shapes};
@@ -164,7 +165,7 @@ pub fn hash_sources(imported: &Imported) -> Result<Vec<SourceFile>, ImportError>
         .sources
         .par_iter()
         .map(|source| {
-            let map = checkpoint::map_file(&source.path)?;
+            let map = map_file(&source.path)?;
             Ok(SourceFile {
                 name: source.name.clone(),
                 bytes: map.len() as u64,

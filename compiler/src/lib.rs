@@ -5,6 +5,7 @@
 pub mod assemble;
 pub mod atomic_file;
 pub mod import;
+pub mod isa;
 pub mod pack;
 pub mod pipeline;
 pub mod progress;

@@ -9,7 +9,7 @@ use crate::pack;
 pub use crate::progress::Progress;
 use crate::reference::{self, PackedWeights};
 use gembin_bundle::format::{References, WriteError, Writer};
-use gembin_bundle::manifest::{Manifest, Provenance};
+use gembin_bundle::manifest::{Manifest, ModelFacts, Provenance, SourceFile};
 use gembin_ir::verify::verify;
 use gembin_ir::{DType, Function, Module, Op};
 use gembin_passes::{QuantOptions, Scratch, Stage};
@@ -311,6 +311,45 @@ pub fn import_and_run(
     Ok(imported)
 }
 
+/// Lowers the checkpoint in `dir` and reads none of its weights: the manifest, without checksums and sources.
+///
+/// # Errors
+/// When the checkpoint is not usable.
+pub fn lower(dir: &Path, options: &CompileOptions) -> Result<Manifest, CompileError> {
+    let imported = import_and_run(dir, options, Stage::Plan)?;
+    let mut table = WeightTable::of(&imported.module);
+    manifest(&imported, options, &mut table, Vec::new())
+}
+
+/// The manifest of an imported checkpoint that has been through all passes.
+fn manifest(
+    imported: &Imported,
+    options: &CompileOptions,
+    table: &mut WeightTable,
+    sources: Vec<SourceFile>,
+) -> Result<Manifest, CompileError> {
+    let module = &imported.module;
+    let proof = verify(module).map_err(|e| CompileError::Internal(e.to_string()))?;
+    let provenance = Provenance {
+        compiler: concat!("gemc ", env!("CARGO_PKG_VERSION")).to_owned(),
+        options: options.spelled(module),
+        sources,
+    };
+    let model = ModelFacts {
+        quantization: options.quantization(),
+        ..imported.facts.clone()
+    };
+    Ok(assemble::manifest(
+        proof,
+        table,
+        model,
+        imported.text.clone(),
+        provenance,
+        imported.vocab,
+        options.devices(),
+    )?)
+}
+
 /// Compiles the checkpoint in `dir` into the bundle `output`.
 ///
 /// The bundle appears complete or not at all; an existing file is replaced in one step at the very end.
@@ -333,27 +372,10 @@ pub fn compile(
     }
 
     let module = &imported.module;
-    let proof = verify(module).map_err(|e| CompileError::Internal(e.to_string()))?;
-    let provenance = Provenance {
-        compiler: concat!("gemc ", env!("CARGO_PKG_VERSION")).to_owned(),
-        options: options.spelled(module),
-        sources: import::hash_sources(&imported)?,
-    };
-    let model = gembin_bundle::manifest::ModelFacts {
-        quantization: options.quantization(),
-        ..imported.facts.clone()
-    };
     let mut table = WeightTable::of(module);
     let vocab = imported.vocab;
-    let manifest = assemble::manifest(
-        proof,
-        &mut table,
-        model,
-        imported.text.clone(),
-        provenance,
-        vocab,
-        options.devices(),
-    )?;
+    let sources = import::hash_sources(&imported)?;
+    let manifest = manifest(&imported, options, &mut table, sources)?;
 
     let prompt = reference::prompt(module, vocab, imported.text.bos);
     // A model that may compute NaN has no outputs to compare with.

@@ -158,6 +158,20 @@ pub fn synth(
     })
 }
 
+/// Writes a checkpoint of a preset's shapes into `dir`, which must be empty, with holes in place of values: what the
+/// compiler needs to lower it, on next to no disk. It has no tokenizer.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn shapes(preset: Preset, dir: &Path) -> Result<(), SynthError> {
+    let config = preset.config(preset.layers());
+    write_json(&dir.join("config.json"), &config)?;
+    let Value::Object(config) = config else {
+        unreachable!("a configuration is an object");
+    };
+    weights::write_holes(dir, &Config::read("config.json", &config)?)
+}
+
 /// An existing empty directory is as good as none: it is replaced in one step.
 fn refuse_if_taken(dir: &Path) -> Result<(), SynthError> {
     let taken = || SynthError::NotEmpty {

@@ -80,6 +80,23 @@ pub(super) fn write(
     })
 }
 
+/// Writes a file with the header of all tensors of `config` and nothing where their values go.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(super) fn write_holes(dir: &Path, config: &Config) -> Result<(), SynthError> {
+    let tensors: Vec<TensorShape> = tensor_shapes(config).collect();
+    let path = dir.join("model.safetensors");
+    let header = header(&tensors);
+    let bytes = header.len() as u64 + tensors.iter().map(bytes_of).sum::<u64>();
+    File::create_new(&path)
+        .and_then(|file| {
+            file.write_all_at(&header, 0)?;
+            file.set_len(bytes)
+        })
+        .map_err(|source| SynthError::io(&path, source))
+}
+
 fn bytes_of(tensor: &TensorShape) -> u64 {
     tensor.shape.iter().map(|n| u64::from(*n)).product::<u64>() * VALUE_BYTES
 }
