@@ -108,7 +108,7 @@ impl Kernels {
         let mut immediates = None;
         for variant in spec.variants {
             let wgsl = self.render(&spec.name, &variant)?;
-            let made = Made::new(&wgsl, &variant, &spec.bindings, self.guards).map_err(|what| {
+            let made = Made::new(&wgsl, &spec.bindings, self.guards).map_err(|what| {
                 LowerError::Kernel {
                     kernel: spec.name.clone(),
                     variant: variant.name,
@@ -186,12 +186,7 @@ struct Made {
 }
 
 impl Made {
-    fn new(
-        wgsl: &str,
-        variant: &VariantSpec,
-        bindings: &[BindingNeed],
-        guards: Guards,
-    ) -> Result<Self, String> {
+    fn new(wgsl: &str, bindings: &[BindingNeed], guards: Guards) -> Result<Self, String> {
         let options = naga::front::wgsl::Options {
             parse_doc_comments: false,
             capabilities: Capabilities::all(),
@@ -215,7 +210,8 @@ impl Made {
         let mut options = spv::Options {
             // 1.6 has packed dot products in its core; Vulkan 1.3 takes it.
             lang_version: (1, 6),
-            flags: spv::WriterFlags::empty(),
+            // Names, which adjusting needs and takes away.
+            flags: spv::WriterFlags::DEBUG,
             bounds_check_policies: BoundsCheckPolicies {
                 index: policy,
                 buffer: policy,
@@ -246,7 +242,7 @@ impl Made {
         };
         let code = spv::write_vec(&module, &info, &options, Some(&entry))
             .map_err(|error| error.to_string())?;
-        let code = crate::spirv::adjust(code, variant)?;
+        let code = crate::spirv::adjust(code)?;
 
         let mut layouter = naga::proc::Layouter::default();
         layouter
@@ -257,6 +253,7 @@ impl Made {
                 .global_variables
                 .iter()
                 .filter(|(_, global)| global.space == space)
+                .filter(|(_, global)| !global.name.as_deref().is_some_and(crate::spirv::is_view))
                 .map(|(_, global)| layouter[global.ty].size)
                 .sum::<u32>()
         };

@@ -7,6 +7,7 @@
 
 pub mod attention;
 mod error;
+pub mod gemm;
 pub mod kernel;
 pub mod linear;
 mod lowering;

@@ -1,0 +1,335 @@
+//! Linears over many rows: dispatches of a matrix multiplication, its kernels and how they are tiled.
+//!
+//! `y[r][c] = scale[r] * sum_k a[r][k] w[c][k]` with f16 activations ([`F16Activations`]) and f32 sums. A workgroup
+//! makes a tile of results: in steps over `k` it brings a tile of the activations and one of the weights, turned into
+//! f16, into workgroup memory, while it multiplies those of the step before. Three variants:
+//!
+//! - `matrix16`: cooperative matrices of 16 x 16 x 16, subgroups of 32;
+//! - `matrix8`: cooperative matrices of 8 x 8 x 8, subgroups of 8;
+//! - `portable`: f32 arithmetic, any device.
+//!
+//! Weights of every format become f16 on the matrix units: that loses less than the activations lose.
+
+use crate::constants;
+use crate::error::LowerError;
+use crate::kernel::{Spec, VariantSpec};
+use crate::linear::activations::F16Activations;
+use crate::lowering::{Lowering, pieces};
+use gembin_bundle::cpu::{Epilogue, LinearStep};
+use gembin_bundle::gpu::{Access, BindingNeed, Extent, MatrixShape, Needs, Resource};
+use gembin_bundle::layout::{self, BLOCK_ROWS, Format};
+use gembin_bundle::manifest::RowSet;
+
+/// Columns that one of the weights' words and one of the activations' words have in common times their numbers.
+const OCTET: u32 = 8;
+/// Columns of a strip of sums on its way out: a pair of gate and up blocks.
+const STRIP: u32 = 32;
+/// Rows and columns of the portable variant's tile.
+const PORTABLE_TILE: u32 = 64;
+/// Workgroups that keep a device busy: two for each of a large device's hundred cores.
+const BUSY_GROUPS: u32 = 200;
+
+/// A multiplication that a kernel is made for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct GemmShape {
+    /// Most rows of activations.
+    pub max_rows: u32,
+    /// What rows they are.
+    pub rows: RowSet,
+    /// Reduction length.
+    pub k: u32,
+    /// Rows of the weight, or of a piece of it.
+    pub n: u32,
+    /// Their format.
+    pub format: Format,
+    /// What happens to the sums.
+    pub epilogue: Epilogue,
+    /// Columns of the result that come from these rows of the weight.
+    pub out_cols: u32,
+    /// Columns of a row of the result.
+    pub y_cols: u32,
+}
+
+/// How a variant on matrix units is tiled. Sizes are powers of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GemmTuning {
+    /// Rows of activations of a workgroup.
+    pub tile_m: u32,
+    /// Rows of the weight of a workgroup, a multiple of 32.
+    pub tile_n: u32,
+    /// Columns of a step: 32 or 64.
+    pub tile_k: u32,
+    /// Rows of activations of a subgroup.
+    pub subgroup_m: u32,
+    /// Rows of the weight of a subgroup, a multiple of 32.
+    pub subgroup_n: u32,
+    /// Tiles in workgroup memory: 1, or 2 with one barrier less a step.
+    pub stages: u32,
+}
+
+impl GemmTuning {
+    /// Tiling for 16 x 16 x 16 matrices in subgroups of 32: large tiles, which read less, where there are enough.
+    pub fn matrix16(max_rows: u32, n: u32) -> Self {
+        let large = Self {
+            tile_m: 128,
+            tile_n: 128,
+            tile_k: 32,
+            subgroup_m: 64,
+            subgroup_n: 32,
+            stages: 2,
+        };
+        let small = Self {
+            tile_m: 64,
+            tile_n: 64,
+            tile_k: 64,
+            subgroup_m: 32,
+            subgroup_n: 32,
+            stages: 1,
+        };
+        let groups = max_rows.div_ceil(large.tile_m) * n.div_ceil(large.tile_n);
+        if groups >= BUSY_GROUPS { large } else { small }
+    }
+
+    /// Tiling for 8 x 8 x 8 matrices in subgroups of 8.
+    pub fn matrix8() -> Self {
+        Self {
+            tile_m: 32,
+            tile_n: 64,
+            tile_k: 32,
+            subgroup_m: 16,
+            subgroup_n: 32,
+            stages: 1,
+        }
+    }
+
+    /// Subgroups of a workgroup.
+    fn subgroups(self) -> u32 {
+        (self.tile_m / self.subgroup_m) * (self.tile_n / self.subgroup_n)
+    }
+
+    /// Elements of 16 bytes in workgroup memory: the tiles, or the strips of sums if they are larger.
+    fn tile_elements(self, mat: u32) -> u32 {
+        let row = self.tile_k / OCTET + 1;
+        let tiles = self.stages * (self.tile_m + self.tile_n) * row;
+        let strips = self.subgroups() * mat * (STRIP / 4 + 1);
+        tiles.max(strips)
+    }
+}
+
+/// The kernel of a multiplication. Bindings: call, activations, their scales, weights, scales if quantized, result.
+pub fn spec(shape: &GemmShape) -> Spec {
+    let matrix16 = GemmTuning::matrix16(shape.max_rows, shape.n);
+    Spec {
+        name: name(shape),
+        bindings: bindings(shape),
+        variants: vec![
+            matrix_variant(shape, MatrixShape::F16x16, matrix16),
+            matrix_variant(shape, MatrixShape::F16x8, GemmTuning::matrix8()),
+            portable_variant(shape),
+        ],
+    }
+}
+
+/// The name says all that the kernel is made for; the most rows only decide the tiling.
+fn name(shape: &GemmShape) -> String {
+    let GemmShape {
+        k,
+        n,
+        out_cols,
+        y_cols,
+        ..
+    } = shape;
+    let epilogue = match shape.epilogue {
+        Epilogue::None => String::new(),
+        Epilogue::Geglu => " geglu".into(),
+        Epilogue::Softcap { cap } => format!(" softcap {cap:?}"),
+    };
+    let rows = match shape.rows {
+        RowSet::Seq => "",
+        RowSet::Out => " out",
+    };
+    format!(
+        "gemm {} {}x{n}x{k} to {out_cols} of {y_cols}{epilogue}{rows}",
+        shape.format.name(),
+        shape.max_rows,
+    )
+}
+
+fn bindings(shape: &GemmShape) -> Vec<BindingNeed> {
+    let read = |fixed_bytes, row_bytes| BindingNeed {
+        access: Access::Read,
+        fixed_bytes,
+        row_bytes,
+    };
+    let call = gembin_bundle::gpu::CALL_HEADER_WORDS * 4;
+    let mut bindings = vec![
+        read(call, 0),
+        read(0, u64::from(padded_k(shape.k)) * 2),
+        read(0, 4),
+        read(layout::data_bytes(shape.format, shape.n, shape.k), 0),
+    ];
+    if shape.format.is_quantized() {
+        bindings.push(read(layout::scale_bytes(shape.format, shape.n, shape.k), 0));
+    }
+    bindings.push(BindingNeed {
+        access: Access::Write,
+        fixed_bytes: 0,
+        row_bytes: u64::from(shape.y_cols) * 4,
+    });
+    bindings
+}
+
+fn padded_k(k: u32) -> u32 {
+    k.next_multiple_of(crate::linear::activations::PAD)
+}
+
+/// Constants that all templates have in common.
+fn shape_constants(shape: &GemmShape) -> crate::kernel::Constants {
+    let (epilogue, cap) = match shape.epilogue {
+        Epilogue::None => ("none", 0.0),
+        Epilogue::Geglu => ("geglu", 0.0),
+        Epilogue::Softcap { cap } => ("softcap", cap),
+    };
+    let rows = match shape.rows {
+        RowSet::Seq => "seq",
+        RowSet::Out => "out",
+    };
+    constants! {
+        format: shape.format.name(),
+        values_per_word: shape.format.values_per_word(),
+        words: shape.format.words(shape.k),
+        groups: layout::groups(shape.k),
+        blocks: layout::row_blocks(shape.n),
+        k: shape.k,
+        padded_k: padded_k(shape.k),
+        epilogue: epilogue,
+        cap: cap,
+        out_cols: shape.out_cols,
+        y_cols: shape.y_cols,
+        rows: rows,
+    }
+}
+
+/// A variant on matrix units.
+///
+/// # Panics
+/// When the tuning breaks its fields' rules.
+pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning) -> VariantSpec {
+    let (name, mat, subgroup) = match matrix {
+        MatrixShape::F16x16 | MatrixShape::I8x16 => ("matrix16", 16, 32),
+        MatrixShape::F16x8 | MatrixShape::I8x8 => ("matrix8", 8, 8),
+    };
+    let GemmTuning {
+        tile_m,
+        tile_n,
+        tile_k,
+        subgroup_m,
+        subgroup_n,
+        stages,
+    } = tuning;
+    assert!(tile_m % subgroup_m == 0 && subgroup_m % mat == 0);
+    assert!(tile_n % subgroup_n == 0 && subgroup_n % STRIP == 0);
+    assert!(tile_k == 32 || tile_k == 64);
+    assert!(stages == 1 || stages == 2);
+    let steps = shape.k.div_ceil(tile_k);
+    let padded_words = shape.format.words(shape.k) * u64::from(shape.format.values_per_word());
+    let mut constants = shape_constants(shape);
+    constants.extend(constants! {
+        mat: mat,
+        subgroup_size: subgroup,
+        tile_m: tile_m,
+        tile_n: tile_n,
+        tile_k: tile_k,
+        subgroup_m: subgroup_m,
+        subgroup_n: subgroup_n,
+        stages: stages,
+        strip: STRIP,
+        threads: tuning.subgroups() * subgroup,
+        tile_elements: tuning.tile_elements(mat),
+        steps: steps,
+        k_tail: u64::from(steps * tile_k) != padded_words,
+        out_vectors: shape.out_cols.is_multiple_of(4) && shape.y_cols.is_multiple_of(4),
+    });
+    VariantSpec {
+        name,
+        template: "gemm_matrix",
+        constants,
+        needs: Needs {
+            f16: true,
+            matrix: Some(matrix),
+            ..Needs::default()
+        },
+        subgroup: Some(subgroup),
+        tile: [tile_m, tile_n, 1],
+    }
+}
+
+/// The variant for devices without matrix units.
+pub fn portable_variant(shape: &GemmShape) -> VariantSpec {
+    VariantSpec {
+        name: "portable",
+        template: "gemm_tiled",
+        constants: shape_constants(shape),
+        needs: Needs::default(),
+        subgroup: None,
+        tile: [PORTABLE_TILE, PORTABLE_TILE, 1],
+    }
+}
+
+/// Multiplies prepared activations by a weight: a dispatch for each piece of the weight.
+///
+/// # Errors
+/// When a kernel cannot be made.
+pub(crate) fn gemm(
+    l: &mut Lowering<'_>,
+    label: &str,
+    step: &LinearStep,
+    a: &F16Activations,
+) -> Result<(), LowerError> {
+    let weight = l.weight(step.weight);
+    for piece in pieces(weight) {
+        // Pieces are whole pairs of gate and up blocks.
+        let (first_col, cols) = match step.epilogue {
+            Epilogue::Geglu => (
+                piece.first_row / 2,
+                piece.rows.next_multiple_of(2 * BLOCK_ROWS) / 2,
+            ),
+            Epilogue::None | Epilogue::Softcap { .. } => (piece.first_row, piece.rows),
+        };
+        let shape = GemmShape {
+            max_rows: l.max_rows(step.out.rows),
+            rows: step.out.rows,
+            k: weight.cols,
+            n: piece.rows,
+            format: weight.format,
+            epilogue: step.epilogue,
+            out_cols: cols.min(step.out.cols - first_col),
+            y_cols: step.out.cols,
+        };
+        let mut bindings = vec![
+            Resource::Call,
+            Resource::Value(a.data),
+            Resource::Value(a.scale),
+            Resource::Data {
+                weight: step.weight,
+                piece: piece.data,
+                gathered: false,
+            },
+        ];
+        if weight.format.is_quantized() {
+            bindings.push(Resource::Scales {
+                weight: step.weight,
+                piece: piece.scales,
+                gathered: false,
+            });
+        }
+        bindings.push(Resource::Value(step.out));
+        let work = [
+            Extent::Rows(step.out.rows),
+            Extent::Fixed(piece.rows),
+            Extent::Fixed(1),
+        ];
+        l.dispatch(label, spec(&shape), bindings, vec![first_col], work)?;
+    }
+    Ok(())
+}
