@@ -19,6 +19,7 @@ pub use worker::worker;
 use crate::import::map_file;
 use gembin_bundle::format;
 use gembin_bundle::gpu::{Kernel, MatrixShape, Needs};
+use gembin_bundle::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -120,14 +121,14 @@ pub fn jobs(kernels: &[Kernel]) -> Vec<Job> {
     .collect()
 }
 
-/// The kernels of the bundle at `path`, opened but not otherwise looked at.
+/// The manifest of the bundle at `path`, decoded but not otherwise looked at.
 ///
 /// # Errors
 /// When the file cannot be read or is not a bundle, as text.
-pub fn kernels_of_bundle(path: &Path) -> Result<Vec<Kernel>, String> {
+pub fn manifest_of_bundle(path: &Path) -> Result<Manifest, String> {
     let map = map_file(path).map_err(|error| error.to_string())?;
     let opened = format::open(&map).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(opened.manifest.kernels)
+    Ok(opened.manifest)
 }
 
 /// What became of one variant at one subgroup size.
@@ -148,7 +149,7 @@ pub struct Row {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// There is code.
-    Code(Figures),
+    Code(Box<Figures>),
     /// The device lacks what the variant needs; not an error, another variant is for it.
     Unsupported(String),
     /// The driver refused it, or ended over it.

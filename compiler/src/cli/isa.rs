@@ -97,34 +97,47 @@ pub fn run(args: &Isa) -> Result<()> {
     let failed = |row: &&isa::Row| matches!(row.outcome, Outcome::Failed(_));
     match report.rows.iter().filter(failed).count() {
         0 => Ok(()),
-        count => bail!("{count} kernels do not compile for {}", args.device.name()),
+        count => bail!(
+            "{count} of {} variants do not compile for {}",
+            report.rows.len(),
+            args.device.name()
+        ),
     }
 }
 
 fn jobs(args: &Isa) -> Result<Vec<Job>> {
-    let (kernels, from) = match (&args.input, args.preset) {
+    let (manifest, from) = match (&args.input, args.preset) {
         (Some(path), _) if path.extension().is_some_and(|ending| ending == "spv") => {
             return Ok(vec![spirv(path, args.subgroup)?]);
         }
         (Some(path), _) => (
             match path.is_dir() {
-                true => pipeline::lower(path, &args.options.compile())?.kernels,
-                false => isa::kernels_of_bundle(path).map_err(anyhow::Error::msg)?,
+                true => pipeline::lower(path, &args.options.compile())?,
+                false => isa::manifest_of_bundle(path).map_err(anyhow::Error::msg)?,
             },
             path.display().to_string(),
         ),
         (None, Some(preset)) => {
             let dir = tempfile::tempdir().map_err(no_temporary_folder)?;
             synth::shapes(preset, dir.path())?;
-            let lowered = pipeline::lower(dir.path(), &args.options.compile())?;
-            (lowered.kernels, preset.name().to_owned())
+            (
+                pipeline::lower(dir.path(), &args.options.compile())?,
+                preset.name().to_owned(),
+            )
         }
         (None, None) => bail!("give a bundle, a checkpoint's directory, a .spv file or --preset"),
     };
-    if kernels.is_empty() {
-        bail!("{from}: has no kernels for a GPU; compile with --devices vulkan");
+    if manifest.kernels.is_empty() {
+        // The compiler leaves the reason where `info` shows it.
+        let note = manifest
+            .model
+            .notes
+            .iter()
+            .find(|note| note.contains("vulkan"));
+        let why = note.map_or("compile with --devices vulkan", String::as_str);
+        bail!("{from}: has no kernels for a GPU; {why}");
     }
-    Ok(isa::jobs(&kernels))
+    Ok(isa::jobs(&manifest.kernels))
 }
 
 fn no_temporary_folder(error: std::io::Error) -> anyhow::Error {

@@ -1,8 +1,9 @@
 //! Counts in the disassembly of RDNA code.
 //!
-//! Reads what the driver prints: one instruction a line, its mnemonic first, blocks marked by `BB3:`. Mnemonics are those
-//! of AMD's "RDNA3 Instruction Set Architecture". Counts lines, not executions; what stands in loops is counted apart,
-//! since that is where the time goes.
+//! Reads what the driver prints: one instruction a line, its mnemonic first, blocks marked by `BB3:`, with the mnemonics
+//! of AMD's "RDNA3 Instruction Set Architecture". For chips that its disassembler does not know, the driver prints its
+//! own intermediate form instead: results before the mnemonic, blocks marked by `BB3`, some mnemonics of older chips.
+//! Counts lines, not executions; what stands in loops is counted apart, since that is where the time goes.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -59,9 +60,9 @@ impl Counts {
     fn add(&mut self, line: &str) {
         self.instructions += 1;
         // `v_dual_fmac_f32 v0, v1, v2 :: v_dual_mul_f32 v3, v4, v5`
-        for part in line.split("::") {
-            let mnemonic = part.split_whitespace().next().unwrap_or_default();
-            self.add_operation(mnemonic);
+        for part in line.split(" :: ") {
+            let mnemonic = without_results(part).split_whitespace().next();
+            self.add_operation(mnemonic.unwrap_or_default());
         }
     }
 
@@ -136,23 +137,34 @@ enum Line<'a> {
 impl<'a> Line<'a> {
     fn of(line: &'a str) -> Option<Self> {
         let code = line.split(';').next().unwrap_or_default().trim();
-        if let Some(name) = code.strip_suffix(':').filter(|name| name.starts_with("BB")) {
+        let name = code.strip_suffix(':').unwrap_or(code);
+        if let Some(number) = name.strip_prefix("BB")
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+        {
             return Some(Self::Block(name));
         }
         // Mnemonics say which unit executes them; anything else is the printer's remarks.
-        let unit = [
+        let units = [
             "v_", "s_", "ds_", "global_", "buffer_", "scratch_", "flat_", "image_", "exp",
         ];
-        unit.iter()
-            .any(|unit| code.starts_with(unit))
-            .then_some(Self::Instruction(code))
+        let operation = without_results(code);
+        let is_operation = units.iter().any(|unit| operation.starts_with(unit));
+        // Moves of 16-bit halves are younger than the driver's disassembler.
+        let is_unknown = code == "(invalid instruction)";
+        (is_operation || is_unknown).then_some(Self::Instruction(code))
     }
+}
+
+/// What computes, without what it is assigned to: of `v1: %17:v[3] = v_add_u32 %11:s[0], 2` what follows the `=`.
+fn without_results(code: &str) -> &str {
+    code.split_once(" = ").map_or(code, |(_, rest)| rest).trim()
 }
 
 /// The block that a branch goes to.
 fn branch_target(instruction: &str) -> Option<&str> {
     let (mnemonic, rest) = instruction.split_once(char::is_whitespace)?;
-    (mnemonic == "s_branch" || mnemonic.starts_with("s_cbranch")).then(|| rest.trim())
+    let target = rest.trim().trim_start_matches("block:");
+    (mnemonic == "s_branch" || mnemonic.starts_with("s_cbranch")).then_some(target)
 }
 
 /// What a load or store of vector memory moves: `d16_hi_u8` of `buffer_load_d16_hi_u8`.
@@ -162,15 +174,25 @@ fn operand_of<'a>(mnemonic: &'a str, verb: &str) -> Option<&'a str> {
     memory.contains(&unit).then_some(of)
 }
 
-/// Bits of an operand: of `b128`, `u16`, `d16_hi_b16`, `format_xy`.
+/// Bits of an operand: of `b128`, `u16`, `d16_hi_b16`, `dwordx4`, `ushort`, `format_xy`.
 fn bits(of: &str) -> u32 {
+    let times = |word: &str| {
+        of.split_once(word)
+            .map(|(_, n)| n.trim_start_matches('x').parse())
+    };
+    if let Some(times) = times("dword") {
+        return 32 * times.unwrap_or(1);
+    }
+    if of.contains("byte") {
+        return 8;
+    }
+    if of.contains("short") {
+        return 16;
+    }
     let last = of.rsplit('_').next().unwrap_or_default();
     let digits = last.trim_start_matches(|c: char| !c.is_ascii_digit());
-    match digits.parse() {
-        Ok(bits) => bits,
-        // Formatted loads name components of at most 32 bits.
-        Err(_) => 32 * last.len() as u32,
-    }
+    // Formatted loads name components of at most 32 bits.
+    digits.parse().unwrap_or(32 * last.len() as u32)
 }
 
 #[cfg(test)]
@@ -191,6 +213,7 @@ BB1:
 \ts_cbranch_scc1 BB1                                          ; bfa2fff0
 BB2:
 \tv_fma_mix_f32 v2, v4, v5, v2 op_sel_hi:[1,0,0]              ; cc200002 1c0a0b04
+(invalid instruction)                                        ; 7f50391a
 \tglobal_store_b32 v0, v2, s[4:5]                             ; dc6a0000 00040200
 \ts_cbranch_execz BB3                                         ; bfa50001
 BB3:
@@ -200,7 +223,7 @@ BB3:
     #[test]
     fn counts_by_what_instructions_do() {
         let Listing { all, .. } = Listing::of(LOOP);
-        assert_eq!(all.instructions, 13);
+        assert_eq!(all.instructions, 14);
         assert_eq!((all.dot4, all.fma, all.mix_fma, all.wmma), (1, 3, 1, 0));
         assert_eq!(all.loads, BTreeMap::from([(16, 2), (128, 1)]));
         assert_eq!(all.stores, BTreeMap::from([(32, 1)]));
@@ -217,11 +240,50 @@ BB3:
     }
 
     #[test]
+    fn reads_the_intermediate_form_too() {
+        let Listing { all, in_loops } = Listing::of("\
+After lowering to hw instructions:
+ACO shader stage: SW (CS), HW (COMPUTE_SHADER)
+BB0
+/* logical preds: / linear preds: / kind: uniform, top-level, loop-preheader, */
+\t v1: %0:v[2] = v_dual_fmac_f32 %58:v[0] :: v1: %0:v[1] = v_dual_mov_b32 0
+BB1
+/* logical preds: BB0, BB9, / linear preds: BB0, BB9, / kind: loop-header, branch, */
+\t s4: %15:s[8-11] = s_load_dwordx4 %14:s[0-1], 0
+\t v4: %18:v[3-6] = buffer_load_dwordx4 %15:s[8-11], %17:v[3], 0 offen storage:buffer semantics:private,reorder
+\t v1: %24:v[1] = v_dot4_i32_iu8 %18:v[3], %21:v[4], %5:v[1] neg_lo:[1,1,0]
+\ts_branch block:BB1
+BB10
+\ts_endpgm
+");
+        assert_eq!((all.instructions, in_loops.instructions), (6, 4));
+        assert_eq!(
+            (all.fma, all.dot4, in_loops.dot4, all.scalar_loads),
+            (1, 1, 1, 1)
+        );
+        assert_eq!(in_loops.loads, BTreeMap::from([(128, 1)]));
+    }
+
+    #[test]
     fn widths_are_read_from_every_spelling() {
         for (of, expected) in [("b128", 128), ("u16", 16), ("i8", 8), ("d16_hi_b16", 16)] {
             assert_eq!(bits(of), expected, "{of}");
         }
-        assert_eq!(bits("d16_u8"), 8);
-        assert_eq!(bits("format_xy"), 64);
+        for (of, expected) in [
+            ("d16_u8", 8),
+            ("ubyte_d16_hi", 8),
+            ("sshort", 16),
+            ("short_d16", 16),
+        ] {
+            assert_eq!(bits(of), expected, "{of}");
+        }
+        for (of, expected) in [
+            ("dword", 32),
+            ("dwordx3", 96),
+            ("dwordx4", 128),
+            ("format_xy", 64),
+        ] {
+            assert_eq!(bits(of), expected, "{of}");
+        }
     }
 }

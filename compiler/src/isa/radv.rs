@@ -47,8 +47,15 @@ impl Radv {
         // SAFETY: the structures live until the call returns, and `entry` is kept beside the instance.
         let instance = unsafe { entry.create_instance(&create, None) }
             .map_err(|error| refused("vkCreateInstance", error))?;
-        match Self::open_device(entry, &instance) {
-            Ok(device) => Ok(device),
+        // The loader must stay open until the instance is gone.
+        match Self::open_device(&entry, &instance) {
+            Ok((device, abilities)) => Ok(Self {
+                executable: khr::pipeline_executable_properties::Device::new(&instance, &device),
+                _entry: entry,
+                instance,
+                device,
+                abilities,
+            }),
             Err(error) => {
                 // SAFETY: nothing was made of the instance that still lives.
                 unsafe { instance.destroy_instance(None) };
@@ -57,7 +64,10 @@ impl Radv {
         }
     }
 
-    fn open_device(entry: ash::Entry, instance: &ash::Instance) -> Result<Self, IsaError> {
+    fn open_device(
+        entry: &ash::Entry,
+        instance: &ash::Instance,
+    ) -> Result<(ash::Device, Abilities), IsaError> {
         // SAFETY: the instance is valid.
         let devices = unsafe { instance.enumerate_physical_devices() }
             .map_err(|error| refused("vkEnumeratePhysicalDevices", error))?;
@@ -74,7 +84,7 @@ impl Radv {
             return Err(IsaError::Silent);
         }
         let matrices = has(khr::cooperative_matrix::NAME);
-        let abilities = abilities(&entry, instance, physical, matrices)?;
+        let abilities = abilities(entry, instance, physical, matrices)?;
 
         let mut enabled = vec![WANTED.as_ptr()];
         // Everything that a kernel may use is switched on, as far as the device has it. Bounds checks by the driver are
@@ -113,13 +123,7 @@ impl Radv {
         // SAFETY: features and extensions are ones that the device has; the structures outlive the call.
         let device = unsafe { instance.create_device(physical, &create, None) }
             .map_err(|error| refused("vkCreateDevice", error))?;
-        Ok(Self {
-            executable: khr::pipeline_executable_properties::Device::new(instance, &device),
-            _entry: entry,
-            instance: instance.clone(),
-            device,
-            abilities,
-        })
+        Ok((device, abilities))
     }
 
     /// What the device can do.

@@ -46,8 +46,11 @@ pub fn render(report: &Report) -> String {
             table.add_row(cells(row, figures));
         }
     }
-    let mut text = format!("{}\n\n", report.device.name);
-    for line in table.lines() {
+    let mut text = format!("{}\n", report.device.name);
+    if !table.is_empty() {
+        text.push('\n');
+    }
+    for line in table.lines().filter(|_| !table.is_empty()) {
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -234,7 +234,7 @@ fn take(
             ));
             return Ok(());
         }
-        Event::Compiled(executable) => Outcome::Code(figures(executable)?),
+        Event::Compiled(executable) => Outcome::Code(Box::new(figures(executable)?)),
         Event::Refused(reason) => Outcome::Failed(reason),
     };
     let (job, subgroup) = current.take().ok_or_else(out_of_turn)?;
@@ -303,5 +303,102 @@ fn last_lines(complaints: Option<impl Read>) -> String {
     match &lines[lines.len().saturating_sub(SAID_LINES)..] {
         [] => String::new(),
         last => format!(": {}", last.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phoenix() -> Abilities {
+        Abilities {
+            name: "phoenix".into(),
+            int_dot: true,
+            f16: true,
+            matrices: vec![MatrixShape::F16x16, MatrixShape::I8x16],
+            subgroup_default: 64,
+            subgroup_least: 32,
+            subgroup_most: 64,
+        }
+    }
+
+    fn job(needs: Needs, subgroup: Option<u32>) -> Job {
+        Job {
+            kernel: "k".into(),
+            variant: "v".into(),
+            code: Vec::new(),
+            bindings: 1,
+            immediates: 0,
+            needs,
+            subgroup,
+        }
+    }
+
+    #[test]
+    fn a_job_is_left_out_only_for_what_the_device_lacks() {
+        let all = Needs {
+            int_dot: true,
+            f16: true,
+            matrix: Some(MatrixShape::F16x16),
+        };
+        assert_eq!(lacks(&phoenix(), &job(all, Some(32))), None);
+        assert_eq!(lacks(&phoenix(), &job(Needs::default(), None)), None);
+        let small = Needs {
+            matrix: Some(MatrixShape::F16x8),
+            ..all
+        };
+        let without = |device: Abilities, needs, subgroup| lacks(&device, &job(needs, subgroup));
+        let matrices = Some("matrices f16 8x8x8".to_owned());
+        assert_eq!(without(phoenix(), small, None), matrices);
+        assert_eq!(
+            without(phoenix(), all, Some(8)),
+            Some("subgroups of 8".to_owned())
+        );
+        let old = Abilities {
+            int_dot: false,
+            ..phoenix()
+        };
+        assert_eq!(
+            without(old, all, None),
+            Some("packed dot products".to_owned())
+        );
+    }
+
+    #[test]
+    fn sizes_are_the_jobs_own_or_all_to_look_at() {
+        let any = job(Needs::default(), None);
+        assert_eq!(sizes(&phoenix(), &any), [None, Some(32)]);
+        assert_eq!(
+            sizes(&phoenix(), &job(Needs::default(), Some(64))),
+            [Some(64)]
+        );
+        let one_size = Abilities {
+            subgroup_least: 64,
+            ..phoenix()
+        };
+        assert_eq!(sizes(&one_size, &any), [None]);
+    }
+
+    #[test]
+    fn a_result_belongs_to_the_job_in_work() {
+        let jobs = [job(Needs::default(), None)];
+        let mut report = Report {
+            device: phoenix(),
+            rows: Vec::new(),
+        };
+        let (mut current, mut met) = (None, false);
+        let mut feed =
+            |event, report: &mut Report| take(event, &jobs, &mut current, &mut met, report);
+        let refused = || Event::Refused("no".into());
+        feed(refused(), &mut report).expect_err("no job was in work");
+        let started = |job| Event::Started {
+            job,
+            subgroup: None,
+        };
+        feed(started(7), &mut report).expect_err("there is no such job");
+        feed(started(0), &mut report).expect("a job starts");
+        feed(refused(), &mut report).expect("it ends");
+        assert_eq!(report.rows.len(), 1);
+        assert_eq!(report.rows[0].outcome, Outcome::Failed("no".into()));
     }
 }
