@@ -55,6 +55,16 @@ pub enum SampleError {
 /// vocabulary below 2^24, and what is less likely than 2^-40 of the first is never drawn.
 const ONE: f32 = (1u64 << 40) as f32;
 
+/// A token and its logit, as devices store them: two words.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[repr(C)]
+pub struct Likely {
+    /// The token.
+    pub token: u32,
+    /// Its logit.
+    pub logit: f32,
+}
+
 /// Draws tokens; one for each sequence.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -153,6 +163,48 @@ impl Sampler {
             return Ok(best);
         }
         self.weigh(highest);
+        Ok(self.draw().unwrap_or(best))
+    }
+
+    /// Chooses the next token from the most likely ones alone, best first and equal ones by id, as a device that looks
+    /// through its logits itself returns them. The token is the one that [`Sampler::sample`] would choose from all
+    /// logits; `None` where that takes more of them: with a repetition penalty, without top-k, or with a larger k.
+    ///
+    /// # Errors
+    /// When the best logit is no number.
+    pub fn sample_likely(&mut self, likely: &[Likely]) -> Result<Option<u32>, SampleError> {
+        let best = likely.first().ok_or(SampleError::Nothing)?;
+        if best.logit.is_nan() || best.logit == f32::INFINITY {
+            return Err(SampleError::NotFinite {
+                token: best.token,
+                value: best.logit,
+            });
+        }
+        if best.logit == f32::NEG_INFINITY {
+            return Err(SampleError::Nothing);
+        }
+        if self.params.repetition_penalty != 1.0 {
+            return Ok(None);
+        }
+        if self.params.is_greedy() {
+            return Ok(Some(best.token));
+        }
+        let k = self.top.k();
+        if k == 0 || k > likely.len() {
+            return Ok(None);
+        }
+        let temperature = self.params.temperature;
+        self.candidates.clear();
+        let finite = likely[..k].iter().filter(|l| l.logit > f32::NEG_INFINITY);
+        self.candidates.extend(finite.map(|l| Candidate {
+            weight: weight(l.logit, best.logit, temperature),
+            token: l.token,
+        }));
+        Ok(Some(self.draw().unwrap_or(best.token)))
+    }
+
+    /// Draws from the candidates that top-p and min-p leave; `None` where their weights sum to nothing.
+    fn draw(&mut self) -> Option<u32> {
         let mut total = self.candidates.iter().map(|c| c.weight).sum();
         if self.params.top_p < 1.0 {
             let kept = keep_nucleus(&mut self.candidates, total, self.params.top_p);
@@ -168,10 +220,10 @@ impl Sampler {
         for candidate in &self.candidates {
             match drawn.checked_sub(candidate.weight) {
                 Some(rest) => drawn = rest,
-                None => return Ok(candidate.token),
+                None => return Some(candidate.token),
             }
         }
-        Ok(best)
+        None
     }
 
     /// Divides the positive logits of seen tokens, multiplies the negative ones. Source: Keskar et al. 2019,
@@ -192,7 +244,7 @@ impl Sampler {
     /// without.
     fn weigh(&mut self, highest: f32) {
         let temperature = self.params.temperature;
-        let weight = |score: f32| (exp_nonpositive((score - highest) / temperature) * ONE) as u64;
+        let weight = |score: f32| weight(score, highest, temperature);
         self.candidates.clear();
         if self.top.k() > 0 {
             let top = self.top.select(&self.scores);
@@ -210,6 +262,11 @@ impl Sampler {
                 }));
         }
     }
+}
+
+/// The weight of a token with logit `score` beside the best one's.
+fn weight(score: f32, highest: f32, temperature: f32) -> u64 {
+    (exp_nonpositive((score - highest) / temperature) * ONE) as u64
 }
 
 /// Minus infinity is a logit like any other: the model rules the token out.

@@ -159,7 +159,11 @@ fn one_run(engine: &mut Engine, prompt: &[u32], rest: &[u32]) -> anyhow::Result<
         if interrupt::requested() {
             return Ok(None);
         }
-        engine.decode(&[(0, token)])?;
+        // What greedy decoding needs of a step.
+        let mut predictions = engine.step(&[(0, token)])?;
+        if predictions.likely(0).is_none() {
+            predictions.logits()?;
+        }
     }
     let decode_seconds = start.elapsed().as_secs_f64();
     Ok(Some(Run {

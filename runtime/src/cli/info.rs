@@ -14,11 +14,16 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   gemrun info model.gembin
+  gemrun info model.gembin --steps
   gemrun info model.gembin --json | jq .memory")]
 pub(crate) struct Args {
     /// The .gembin file
     #[arg(value_name = "BUNDLE")]
     bundle: PathBuf,
+
+    /// Also list every step of every program, with its kernel and its barrier
+    #[arg(long)]
+    steps: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -31,7 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if args.json {
         output::json(&info)?;
     } else {
-        output::to_stdout(&info.text())?;
+        output::to_stdout(&info.text(args.steps))?;
     }
     Ok(Outcome::Done)
 }
@@ -134,8 +139,19 @@ struct ProgramInfo {
     phase: &'static str,
     max_rows: u32,
     max_outs: u32,
-    steps: usize,
+    /// Dispatches that wait for all before them.
+    barriers: usize,
     steps_by_kind: Vec<(String, usize)>,
+    steps: Vec<StepInfo>,
+}
+
+#[derive(Serialize)]
+struct StepInfo {
+    label: String,
+    /// What runs: the processor's step, or the GPU's kernel.
+    kernel: String,
+    /// Whether a dispatch waits for all before it.
+    barrier: bool,
 }
 
 #[derive(Serialize)]
@@ -222,14 +238,14 @@ impl Info {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, steps: bool) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
-        let _infallible = self.write(&mut out);
+        let _infallible = self.write(&mut out, steps);
         out
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write(&self, out: &mut String, steps: bool) -> std::fmt::Result {
         let Self {
             file, model, text, ..
         } = self;
@@ -305,7 +321,7 @@ impl Info {
         }
 
         self.write_memory(out)?;
-        self.write_plans(out)?;
+        self.write_plans(out, steps)?;
 
         writeln!(out, "\nprovenance")?;
         writeln!(out, "  compiler       {}", self.provenance.compiler)?;
@@ -360,7 +376,7 @@ impl Info {
         Ok(())
     }
 
-    fn write_plans(&self, out: &mut String) -> std::fmt::Result {
+    fn write_plans(&self, out: &mut String, steps: bool) -> std::fmt::Result {
         for plan in &self.plans {
             writeln!(
                 out,
@@ -376,13 +392,25 @@ impl Info {
                     .collect();
                 writeln!(
                     out,
-                    "  {:<14} up to {} tokens, logits of {}; {} steps: {}",
+                    "  {:<14} up to {} tokens, logits of {}; {} steps{}: {}",
                     program.name,
                     program.max_rows,
                     program.max_outs,
-                    program.steps,
+                    program.steps.len(),
+                    match program.barriers {
+                        0 => String::new(),
+                        n => format!(", {n} barriers"),
+                    },
                     kinds.join(", ")
                 )?;
+                for (index, step) in program.steps.iter().enumerate().filter(|_| steps) {
+                    let barrier = if step.barrier { "|" } else { " " };
+                    writeln!(
+                        out,
+                        "    {index:>4} {barrier} {:<44} {}",
+                        step.label, step.kernel
+                    )?;
+                }
             }
         }
         Ok(())
@@ -464,16 +492,29 @@ fn plans(manifest: &Manifest) -> Vec<Plan> {
 }
 
 fn program_info(manifest: &Manifest, program: &Program) -> ProgramInfo {
-    let mut kinds: Vec<(String, usize)> = Vec::new();
-    for step in &program.steps {
-        let name = match &step.work {
-            Work::Cpu(work) => kind_name(work).to_owned(),
-            // A kernel's name starts with its kind.
-            Work::Gpu(work) => {
-                let name = &manifest.kernels[work.kernel as usize].name;
-                name.split(' ').next().unwrap_or(name).to_owned()
+    let steps: Vec<StepInfo> = program
+        .steps
+        .iter()
+        .map(|step| {
+            let (kernel, barrier) = match &step.work {
+                Work::Cpu(work) => (kind_name(work).to_owned(), false),
+                Work::Gpu(work) => {
+                    let kernel = &manifest.kernels[work.kernel as usize];
+                    (kernel.name.clone(), work.barrier)
+                }
+            };
+            StepInfo {
+                label: step.label.clone(),
+                kernel,
+                barrier,
             }
-        };
+        })
+        .collect();
+    let mut kinds: Vec<(String, usize)> = Vec::new();
+    for step in &steps {
+        // A kernel's name starts with its kind.
+        let name = step.kernel.split(' ').next().unwrap_or(&step.kernel);
+        let name = name.to_owned();
         match kinds.iter_mut().find(|(known, _)| *known == name) {
             Some((_, n)) => *n += 1,
             None => kinds.push((name, 1)),
@@ -487,8 +528,9 @@ fn program_info(manifest: &Manifest, program: &Program) -> ProgramInfo {
         },
         max_rows: program.max_rows,
         max_outs: program.max_outs,
-        steps: program.steps.len(),
+        barriers: steps.iter().filter(|step| step.barrier).count(),
         steps_by_kind: kinds,
+        steps,
     }
 }
 

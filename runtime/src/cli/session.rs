@@ -243,7 +243,15 @@ pub(crate) fn generate(
         if engine.len(slot)? >= engine.context() {
             break Ended::ContextFull;
         }
-        token = sampler.sample(engine.decode(&[(slot, token)])?)?;
+        let mut predictions = engine.step(&[(slot, token)])?;
+        let likely = match predictions.likely(0) {
+            Some(likely) => sampler.sample_likely(likely)?,
+            None => None,
+        };
+        token = match likely {
+            Some(token) => token,
+            None => sampler.sample(predictions.logits()?)?,
+        };
         done.decoded_tokens += 1;
     };
     done.decode_seconds = start.elapsed().as_secs_f64();

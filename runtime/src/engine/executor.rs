@@ -4,10 +4,10 @@
 //! the next one reads what it wrote.
 
 use crate::arena::Arena;
-use crate::drivers::{self, Call, Driver, LoadContext, Row};
-use crate::engine::OpenOptions;
+use crate::drivers::{self, Call, Driver, LoadContext, Row, Settings};
 use crate::error::Error;
 use crate::loader::Bundle;
+use crate::sampler::Likely;
 use gembin_bundle::manifest::{Device, Program};
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,12 +28,19 @@ pub(super) struct Executor {
     runs: Vec<Vec<Run>>,
     /// Place of each program's logits in the arena, and its columns.
     logits: Vec<(u64, usize)>,
+    /// Place of each program's candidates, if it finds them, and its words.
+    candidates: Vec<Option<(u64, usize)>>,
     arena: Arc<Arena>,
 }
 
 impl Executor {
     /// Reserves the arena and loads every device of plan `plan`.
-    pub(super) fn load(bundle: &Bundle, plan: usize, options: &OpenOptions) -> Result<Self, Error> {
+    pub(super) fn load(
+        bundle: &Bundle,
+        plan: usize,
+        threads: usize,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
         let manifest = bundle.shared_manifest();
         let bytes = manifest.arena.bytes;
         let arena = usize::try_from(bytes)
@@ -46,12 +53,12 @@ impl Executor {
             plan,
             weights: bundle.weights(),
             arena: Arc::clone(&arena),
-            threads: options.threads,
+            threads,
         };
         let devices = &manifest.plans[plan].devices;
         let drivers = devices
             .iter()
-            .map(|&device| drivers::load(device, &context, options.isa))
+            .map(|&device| drivers::load(device, &context, settings))
             .collect::<Result<Vec<_>, _>>()?;
         let programs = &manifest.plans[plan].programs;
         Ok(Self {
@@ -60,6 +67,10 @@ impl Executor {
             logits: programs
                 .iter()
                 .map(|p| (p.logits.offset, p.logits.cols as usize))
+                .collect(),
+            candidates: programs
+                .iter()
+                .map(|p| p.candidates.map(|c| (c.offset, c.cols as usize)))
                 .collect(),
             drivers,
             arena,
@@ -91,11 +102,27 @@ impl Executor {
     }
 
     /// The first `outs` rows of logits of the last call, which was of `program`.
-    pub(super) fn logits(&self, program: usize, outs: usize) -> &[f32] {
+    pub(super) fn logits(&mut self, program: usize, outs: usize) -> Result<&[f32], Error> {
         let (offset, cols) = self.logits[program];
+        if let Some(run) = self.runs[program].last() {
+            let bytes = (outs * cols * size_of::<f32>()) as u64;
+            self.drivers[run.driver].fetch(offset, bytes)?;
+        }
         // SAFETY: `run` has waited for every device, and starting another call takes `&mut self`, so nothing writes
         // to the arena while the slice lives.
-        unsafe { self.arena.f32s(offset, outs * cols) }
+        Ok(unsafe { self.arena.f32s(offset, outs * cols) })
+    }
+
+    /// The most likely tokens of each of the first `outs` rows of the last call, which was of `program`; `None` if the
+    /// program does not find them.
+    pub(super) fn likely(&self, program: usize, outs: usize) -> Option<(&[Likely], usize)> {
+        let (offset, words) = self.candidates[program]?;
+        // SAFETY: as for the logits; drivers leave candidates in the arena without being asked.
+        let values = unsafe { self.arena.f32s(offset, outs * words) };
+        let (pairs, _) = values.as_chunks::<2>();
+        // SAFETY: a pair of 32-bit words, any bits of which are a `Likely`, has its size and alignment.
+        let likely = unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast(), pairs.len()) };
+        Some((likely, words / 2))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a sampler must do, on small distributions with known answers.
 
-use super::{SampleError, Sampler, SamplingParams};
+use super::{Likely, SampleError, Sampler, SamplingParams};
 use proptest::prelude::*;
 
 fn params() -> SamplingParams {
@@ -321,4 +321,66 @@ proptest! {
         }
         prop_assert!(left.contains(&(token as usize)));
     }
+}
+
+/// The `count` most likely tokens, best first, equal ones by id.
+fn likely(logits: &[f32], count: usize) -> Vec<Likely> {
+    let mut all: Vec<Likely> = (0..)
+        .zip(logits)
+        .map(|(token, &logit)| Likely { token, logit })
+        .collect();
+    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.truncate(count);
+    all
+}
+
+proptest! {
+    #[test]
+    fn the_most_likely_tokens_give_the_draw_of_all_logits(
+        logits in prop::collection::vec(-9i8..9, 20..60),
+        top_k in 1u32..20,
+        top_p in 0.1f32..=1.0,
+        min_p in 0.0f32..0.3,
+        temperature in prop::sample::select(vec![0.0f32, 0.4, 1.0, 2.5]),
+        seed: u64,
+    ) {
+        let logits: Vec<f32> = logits.into_iter().map(|l| f32::from(l) / 2.0).collect();
+        let params = SamplingParams { temperature, top_k, top_p, min_p, ..params() };
+        let mut all = Sampler::new(logits.len(), params.clone(), seed).expect("good parameters");
+        let mut few = all.clone();
+        let best = likely(&logits, 20);
+        for _ in 0..4 {
+            prop_assert_eq!(
+                few.sample_likely(&best).expect("good logits"),
+                Some(all.sample(&logits).expect("good logits"))
+            );
+        }
+    }
+}
+
+#[test]
+fn the_most_likely_tokens_are_refused_where_they_do_not_decide() {
+    let best = likely(&logs(&P), 3);
+    let refuses = |params: SamplingParams| {
+        let mut sampler = Sampler::new(4, params, 1).expect("good parameters");
+        sampler.sample_likely(&best).expect("good logits").is_none()
+    };
+    assert!(refuses(params()));
+    assert!(refuses(SamplingParams {
+        repetition_penalty: 1.1,
+        ..SamplingParams::greedy()
+    }));
+    assert!(!refuses(SamplingParams {
+        top_k: 3,
+        ..params()
+    }));
+    let mut greedy = Sampler::new(4, SamplingParams::greedy(), 1).expect("good parameters");
+    let nan = [Likely {
+        token: 3,
+        logit: f32::NAN,
+    }];
+    assert!(matches!(
+        greedy.sample_likely(&nan),
+        Err(SampleError::NotFinite { token: 3, .. })
+    ));
 }
