@@ -14,6 +14,7 @@ mod logits;
 mod options;
 mod output;
 mod output_file;
+mod progress;
 mod session;
 mod verify;
 

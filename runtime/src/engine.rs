@@ -11,9 +11,11 @@ mod slots;
 pub mod traffic;
 
 use crate::drivers::cpu::Isa;
-use crate::drivers::{self, Row};
+use crate::drivers::vulkan::{Pick, VulkanOptions};
+use crate::drivers::{self, DriverError, Row, Settings};
 use crate::error::Error;
 use crate::loader::{Bundle, Integrity};
+use crate::sampler::Likely;
 use executor::Executor;
 use gembin_bundle::manifest::{Device, Manifest, Phase, Plan};
 use slots::Slots;
@@ -23,43 +25,65 @@ use std::path::Path;
 use std::str::FromStr;
 
 /// Which devices may run the model.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum DeviceChoice {
     /// The bundle's best plan whose devices are all there.
     #[default]
     Auto,
     /// A plan of this device alone.
-    Only(Device),
+    Only {
+        /// The device.
+        device: Device,
+        /// Which of several: its index or a part of its name; `None`: the best.
+        unit: Option<String>,
+    },
 }
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DeviceChoice::Auto => "auto",
-            DeviceChoice::Only(device) => device.name(),
-        })
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Only { device, unit: None } => f.write_str(device.name()),
+            DeviceChoice::Only {
+                device,
+                unit: Some(unit),
+            } => write!(f, "{}:{unit}", device.name()),
+        }
     }
 }
 
 impl FromStr for DeviceChoice {
     type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, Error> {
-        if name == "auto" {
+    /// `auto`, `cpu`, `vulkan`, `vulkan:0`, `vulkan:radeon`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text == "auto" {
             return Ok(DeviceChoice::Auto);
         }
-        drivers::DEVICES
+        let (name, unit) = match text.split_once(':') {
+            Some((name, unit)) => (name, Some(unit)),
+            None => (text, None),
+        };
+        let unknown = || Error::UnknownDevice {
+            name: text.to_owned(),
+            known: std::iter::once("auto")
+                .chain(drivers::DEVICES.iter().map(|device| device.name()))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let device = drivers::DEVICES
             .iter()
             .copied()
             .find(|device| device.name() == name)
-            .map(DeviceChoice::Only)
-            .ok_or_else(|| Error::UnknownDevice {
-                name: name.to_owned(),
-                known: std::iter::once("auto")
-                    .chain(drivers::DEVICES.iter().map(|device| device.name()))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+            .ok_or_else(unknown)?;
+        match (device, unit) {
+            // There is one processor, and an empty name is none.
+            (Device::Cpu, Some(_)) | (Device::Vulkan, Some("")) => Err(unknown()),
+            (Device::Cpu | Device::Vulkan, unit) => Ok(DeviceChoice::Only {
+                device,
+                unit: unit.map(str::to_owned),
+            }),
+        }
     }
 }
 
@@ -74,8 +98,27 @@ pub struct OpenOptions {
     pub threads: usize,
     /// Instruction set of the processor's kernels; `None`: the best there is.
     pub isa: Option<Isa>,
+    /// How to run on a GPU.
+    pub vulkan: VulkanOptions,
     /// Also compare the weights' checksums, which reads the whole file.
     pub integrity: Integrity,
+}
+
+impl OpenOptions {
+    /// The drivers' part.
+    fn settings(&self) -> Settings {
+        Settings {
+            isa: self.isa,
+            gpu: match &self.device {
+                DeviceChoice::Auto => Pick::Hardware,
+                DeviceChoice::Only { unit: None, .. } => Pick::Best,
+                DeviceChoice::Only {
+                    unit: Some(unit), ..
+                } => Pick::Named(unit.clone()),
+            },
+            vulkan: self.vulkan.clone(),
+        }
+    }
 }
 
 /// Rows of a prefill whose logits are wanted.
@@ -98,6 +141,31 @@ pub struct Engine {
     rows: Vec<Row>,
     /// `0, 1, 2, ...`: calls that want every row.
     every_row: Vec<u32>,
+    notice: Option<String>,
+}
+
+/// What a decode call predicts.
+pub struct Predictions<'a> {
+    executor: &'a mut Executor,
+    program: usize,
+    rows: usize,
+}
+
+impl Predictions<'_> {
+    /// The most likely tokens of sequence `row` of the call, best first, equal ones by id; `None` where the device does
+    /// not find them.
+    pub fn likely(&self, row: usize) -> Option<&[Likely]> {
+        let (likely, count) = self.executor.likely(self.program, self.rows)?;
+        likely.get(row * count..(row + 1) * count)
+    }
+
+    /// All logits: `[sequences, vocab]`. Costs a copy where the device has memory of its own.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn logits(&mut self) -> Result<&[f32], Error> {
+        self.executor.logits(self.program, self.rows)
+    }
 }
 
 impl Engine {
@@ -115,9 +183,34 @@ impl Engine {
     /// When no plan can run here.
     pub fn from_bundle(bundle: Bundle, options: &OpenOptions) -> Result<Self, Error> {
         let manifest = bundle.manifest();
-        let plan = choose::plan(&manifest.plans, options.device, options.strict, |device| {
-            drivers::probe(device, options.isa).err()
-        })?;
+        let settings = options.settings();
+        let mut lacking = Vec::new();
+        // A device that is there may still refuse the plan when it is loaded: too little memory, a kernel it cannot run.
+        let (plan, executor) = loop {
+            let plan = choose::plan(
+                &manifest.plans,
+                &options.device,
+                options.strict,
+                &mut lacking,
+                |device| drivers::probe(device, &settings).err(),
+            )?;
+            match Executor::load(&bundle, plan, options.threads, &settings) {
+                Ok(executor) => break (plan, executor),
+                Err(Error::Driver(DriverError::Unavailable { device, reason }))
+                    if options.device == DeviceChoice::Auto && !options.strict =>
+                {
+                    let refusing = manifest.plans[plan]
+                        .devices
+                        .iter()
+                        .find(|known| known.name() == device && **known != Device::Cpu);
+                    let Some(&refusing) = refusing else {
+                        return Err(DriverError::Unavailable { device, reason }.into());
+                    };
+                    lacking.push((refusing, reason));
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let slots = Slots::new(&manifest.limits, &manifest.arena.caches);
         let most_rows = manifest.plans[plan]
             .programs
@@ -125,14 +218,20 @@ impl Engine {
             .map(|program| program.max_rows)
             .max()
             .unwrap_or(0);
-        let executor = Executor::load(&bundle, plan, options)?;
+        let notice = choose::notice(&lacking, &manifest.plans[plan]);
         Ok(Self {
             executor,
             slots,
             rows: Vec::with_capacity(most_rows as usize),
             every_row: (0..most_rows).collect(),
             bundle,
+            notice,
         })
+    }
+
+    /// Why a better plan of the bundle does not run, in one line; `None` if the best one does.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
     }
 
     /// The bundle that runs.
@@ -247,7 +346,7 @@ impl Engine {
             self.executor.run(program, &self.rows, outs)?;
             self.slots.advance(slot, rows);
             if let Wanted::Every(give) = &mut wanted
-                && give(done, self.executor.logits(program, rows)).is_break()
+                && give(done, self.executor.logits(program, rows)?).is_break()
             {
                 break;
             }
@@ -256,7 +355,10 @@ impl Engine {
             }
             done += rows;
         }
-        Ok(last.map_or(&[], |program| self.executor.logits(program, 1)))
+        match last {
+            Some(program) => self.executor.logits(program, 1),
+            None => Ok(&[]),
+        }
     }
 
     /// Appends one token to each of several sequences and returns their logits, in the order given.
@@ -267,6 +369,26 @@ impl Engine {
     /// When a slot, a token or the number of sequences is out of range, or a sequence is full; nothing has run then.
     /// When a device fails; the sequences keep their lengths then.
     pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32], Error> {
+        let program = self.run_decode(tokens)?;
+        self.executor.logits(program, tokens.len())
+    }
+
+    /// As [`Self::decode`], but returns what the device offers at least cost: the most likely tokens of each sequence
+    /// where it finds them itself, else all logits.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn step(&mut self, tokens: &[(usize, u32)]) -> Result<Predictions<'_>, Error> {
+        let program = self.run_decode(tokens)?;
+        Ok(Predictions {
+            executor: &mut self.executor,
+            program,
+            rows: tokens.len(),
+        })
+    }
+
+    /// Runs a decode call and counts its tokens in. Returns the program.
+    fn run_decode(&mut self, tokens: &[(usize, u32)]) -> Result<usize, Error> {
         if tokens.is_empty() {
             return Err(Error::NoTokens);
         }
@@ -305,7 +427,7 @@ impl Engine {
         for &(slot, _) in tokens {
             self.slots.advance(slot, 1);
         }
-        Ok(self.executor.logits(program, tokens.len()))
+        Ok(program)
     }
 
     /// Forgets what follows the first `len` tokens of a sequence. Returns how many tokens it still has: `len` (or

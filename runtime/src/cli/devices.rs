@@ -1,7 +1,8 @@
 //! `gemrun devices`: what this machine can run on.
 
 use crate::cli::{Outcome, output};
-use gembin_runtime::drivers;
+use gembin_runtime::drivers::vulkan::VulkanOptions;
+use gembin_runtime::drivers::{self, Settings};
 use serde::Serialize;
 
 /// List the devices this program knows, what they can do here, or why they cannot be used
@@ -18,7 +19,8 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Listed {
-    name: &'static str,
+    /// What `--device` takes.
+    name: String,
     usable: bool,
     /// Its abilities, or the reason it cannot be used.
     about: String,
@@ -27,16 +29,18 @@ struct Listed {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let settings = Settings {
+        vulkan: VulkanOptions::from_environment().map_err(anyhow::Error::msg)?,
+        ..Settings::default()
+    };
     let listed: Vec<Listed> = drivers::DEVICES
         .iter()
-        .map(|&device| {
-            let probed = drivers::probe(device, None);
-            Listed {
-                name: device.name(),
-                usable: probed.is_ok(),
-                about: probed.unwrap_or_else(|reason| reason),
-                kernels: drivers::kernel_sets(device),
-            }
+        .flat_map(|&device| drivers::list(device, &settings))
+        .map(|device| Listed {
+            name: device.name,
+            usable: device.about.is_ok(),
+            about: device.about.unwrap_or_else(|reason| reason),
+            kernels: device.kernels,
         })
         .collect();
     if args.json {

@@ -3,6 +3,7 @@
 
 use crate::cli::{output, output_file};
 use anyhow::Context;
+use gembin_runtime::drivers;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -26,6 +27,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
         }
         if is_idle || earlier > 0 {
             output_file::remove_unfinished();
+            drivers::drain();
             std::process::exit(EXIT_CODE.into());
         }
     })

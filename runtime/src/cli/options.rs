@@ -1,9 +1,10 @@
 //! Arguments that several commands share.
 
-use crate::cli::{interrupt, output};
+use crate::cli::{interrupt, output, progress};
 use clap::Args;
 use gembin_bundle::manifest::SamplingDefaults;
 use gembin_runtime::drivers::cpu::{Isa, bandwidth};
+use gembin_runtime::drivers::vulkan::VulkanOptions;
 use gembin_runtime::engine::{Engine, OpenOptions};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_runtime::sampler::{Sampler, SamplingParams};
@@ -18,7 +19,8 @@ pub(crate) struct ModelArgs {
     #[arg(value_name = "BUNDLE")]
     pub(crate) bundle: PathBuf,
 
-    /// Where to run: `auto` takes the best plan that can run here; `gemrun devices` lists the names
+    /// Where to run: `auto` takes the best plan that can run here; `gemrun devices` lists the names. One of several
+    /// GPUs by number or part of its name: `vulkan:1`, `vulkan:radeon`
     #[arg(
         long,
         value_name = "NAME",
@@ -55,6 +57,10 @@ impl ModelArgs {
                 Some(isa) => isa,
                 None => Isa::from_environment()?,
             }),
+            vulkan: VulkanOptions {
+                progress: progress::on_terminal(),
+                ..VulkanOptions::from_environment().map_err(anyhow::Error::msg)?
+            },
             integrity: if self.check {
                 Integrity::Weights
             } else {
@@ -67,9 +73,11 @@ impl ModelArgs {
     pub(crate) fn open(&self) -> anyhow::Result<Engine> {
         let options = self.open_options()?;
         self.tell_of_too_many_threads();
-        Ok(interrupt::while_idle(|| {
-            Engine::open(&self.bundle, &options)
-        })?)
+        let engine = interrupt::while_idle(|| Engine::open(&self.bundle, &options))?;
+        if let Some(notice) = engine.notice() {
+            output::to_stderr(&format!("note: {notice}\n"));
+        }
+        Ok(engine)
     }
 
     /// Opens the bundle without checking the weights, loads it and returns both steps' options.

@@ -68,6 +68,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if report.ok {
         let references = bundle.references()?;
         let mut engine = interrupt::while_idle(|| Engine::from_bundle(bundle, &options))?;
+        if let Some(notice) = engine.notice() {
+            output::to_stderr(&format!("note: {notice}\n"));
+        }
         report.device = Some(engine.describe());
         if let Some(references) = references {
             let tolerance = references.tolerance;

@@ -221,44 +221,19 @@ impl Loaded {
         steps: &Range<usize>,
         call: Call<'_>,
     ) -> Result<(), DriverError> {
-        let limits = &self.context.manifest.limits;
-        let refuse = |reason: String| Err(self.failed(program, steps.start, reason));
-        let Some(compiled) = self.plan().programs.get(program) else {
-            return refuse(format!("there is no program {program}"));
-        };
-        if steps.start > steps.end || steps.end > compiled.steps.len() {
-            return refuse(format!(
-                "steps {steps:?} of {} asked for",
-                compiled.steps.len()
-            ));
-        }
-        if let Some(step) = compiled.steps[steps.clone()]
+        let manifest = &self.context.manifest;
+        let plan = self.plan();
+        super::check_call(&manifest.limits, plan, program, steps, call)
+            .map_err(|reason| self.failed(program, steps.start, reason))?;
+        match plan.programs[program].steps[steps.clone()]
             .iter()
             .find(|step| step.work.device() != Device::Cpu)
         {
-            return refuse(format!("step {:?} is not the processor's", step.label));
-        }
-        if call.rows.len() > compiled.max_rows as usize
-            || call.outs.len() > compiled.max_outs as usize
-        {
-            return refuse(format!(
-                "{} rows and {} outputs exceed the program's {} and {}",
-                call.rows.len(),
-                call.outs.len(),
-                compiled.max_rows,
-                compiled.max_outs
-            ));
-        }
-        for (i, row) in call.rows.iter().enumerate() {
-            if row.token >= limits.vocab || row.pos >= limits.context || row.slot >= limits.slots {
-                return refuse(format!(
-                    "row {i} (token {}, position {}, slot {}) exceeds the limits ({}, {}, {})",
-                    row.token, row.pos, row.slot, limits.vocab, limits.context, limits.slots
-                ));
-            }
-        }
-        match call.outs.iter().find(|&&o| o as usize >= call.rows.len()) {
-            Some(out) => refuse(format!("output row {out} of {} rows", call.rows.len())),
+            Some(step) => Err(self.failed(
+                program,
+                steps.start,
+                format!("step {:?} is not the processor's", step.label),
+            )),
             None => Ok(()),
         }
     }

@@ -8,19 +8,20 @@ use gembin_bundle::manifest::{Device, Phase, Plan, Program};
 pub(super) type Missing = (Device, String);
 
 /// Index of the plan to run: the first that is allowed by `choice` and whose devices are all there. With `strict` the
-/// first allowed plan is taken or nothing.
+/// first allowed plan is taken or nothing. Devices found missing on the way are added to `lacking`, and those that are
+/// in it are not asked about again.
 pub(super) fn plan(
     plans: &[Plan],
-    choice: DeviceChoice,
+    choice: &DeviceChoice,
     strict: bool,
+    lacking: &mut Vec<Missing>,
     mut missing: impl FnMut(Device) -> Option<String>,
 ) -> Result<usize, Error> {
-    let mut lacking: Vec<Missing> = Vec::new();
     let mut allowed = false;
     for (index, plan) in plans.iter().enumerate() {
         let fits = match choice {
             DeviceChoice::Auto => true,
-            DeviceChoice::Only(device) => plan.devices.iter().all(|&d| d == device),
+            DeviceChoice::Only { device, .. } => plan.devices.iter().all(|d| d == device),
         };
         if !fits {
             continue;
@@ -28,11 +29,11 @@ pub(super) fn plan(
         allowed = true;
         let mut usable = true;
         for &device in &plan.devices {
-            if let Some(reason) = missing(device) {
+            if lacking.iter().any(|(known, _)| *known == device) {
                 usable = false;
-                if lacking.iter().all(|(known, _)| *known != device) {
-                    lacking.push((device, reason));
-                }
+            } else if let Some(reason) = missing(device) {
+                usable = false;
+                lacking.push((device, reason));
             }
         }
         if usable {
@@ -53,12 +54,28 @@ pub(super) fn plan(
         });
     }
     Err(Error::DevicesMissing {
-        reasons: lacking
-            .iter()
-            .map(|(device, reason)| format!("{}: {reason}", device.name()))
-            .collect::<Vec<_>>()
-            .join("; "),
+        reasons: reasons(lacking),
     })
+}
+
+/// What to tell of a plan that is taken since better ones lack devices.
+pub(super) fn notice(lacking: &[Missing], taken: &Plan) -> Option<String> {
+    (!lacking.is_empty()).then(|| {
+        let devices: Vec<&str> = taken.devices.iter().map(|d| d.name()).collect();
+        format!(
+            "running on {}, not the best device the bundle is for: {}",
+            devices.join(", "),
+            reasons(lacking)
+        )
+    })
+}
+
+fn reasons(lacking: &[Missing]) -> String {
+    lacking
+        .iter()
+        .map(|(device, reason)| format!("{}: {reason}", device.name()))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// Index of the program for a call of up to `rows` rows in `phase`: the first that holds them all, else the largest.
@@ -108,12 +125,25 @@ mod tests {
             .collect()
     }
 
+    /// As the compiler orders them: the GPU first.
     fn plans() -> Vec<Plan> {
-        vec![Plan {
-            name: "cpu".into(),
-            devices: vec![Device::Cpu],
-            programs: Vec::new(),
-        }]
+        [("vulkan", Device::Vulkan), ("cpu", Device::Cpu)]
+            .into_iter()
+            .map(|(name, device)| Plan {
+                name: name.into(),
+                devices: vec![device],
+                programs: Vec::new(),
+            })
+            .collect()
+    }
+
+    fn only(device: Device) -> DeviceChoice {
+        DeviceChoice::Only { device, unit: None }
+    }
+
+    /// No GPU.
+    fn no_gpu(device: Device) -> Option<String> {
+        (device == Device::Vulkan).then(|| "gone fishing".into())
     }
 
     #[test]
@@ -142,19 +172,58 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_taken_where_its_devices_are() {
+    fn the_first_plan_whose_devices_are_there_is_taken() {
+        let mut lacking = Vec::new();
+        let auto = DeviceChoice::Auto;
+        let taken = plan(&plans(), &auto, false, &mut lacking, |_| None).unwrap();
+        assert_eq!((taken, lacking.len()), (0, 0));
+        assert_eq!(notice(&lacking, &plans()[taken]), None);
+
+        let taken = plan(&plans(), &auto, false, &mut lacking, no_gpu).unwrap();
+        assert_eq!(taken, 1);
         assert_eq!(
-            plan(&plans(), DeviceChoice::Auto, false, |_| None).unwrap(),
-            0
+            notice(&lacking, &plans()[taken]).unwrap(),
+            "running on cpu, not the best device the bundle is for: vulkan: gone fishing"
+        );
+        let cpu = only(Device::Cpu);
+        assert_eq!(
+            plan(&plans(), &cpu, false, &mut Vec::new(), |_| None).unwrap(),
+            1
         );
     }
 
     #[test]
+    fn a_device_that_refused_is_not_asked_again() {
+        let mut lacking = vec![(Device::Vulkan, "too little memory".to_owned())];
+        let taken = plan(&plans(), &DeviceChoice::Auto, false, &mut lacking, |_| None).unwrap();
+        assert_eq!((taken, lacking.len()), (1, 1));
+    }
+
+    #[test]
     fn a_missing_device_is_named_with_its_reason() {
-        let err = plan(&plans(), DeviceChoice::Auto, true, |_| {
-            Some("gone fishing".into())
-        })
+        for (choice, strict) in [
+            (DeviceChoice::Auto, true),
+            (only(Device::Vulkan), false),
+            (only(Device::Vulkan), true),
+        ] {
+            let err = plan(&plans(), &choice, strict, &mut Vec::new(), no_gpu).unwrap_err();
+            assert!(err.to_string().contains("vulkan: gone fishing"), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_a_plan_is_told() {
+        let err = plan(
+            &plans()[1..],
+            &only(Device::Vulkan),
+            false,
+            &mut Vec::new(),
+            |_| None,
+        )
         .unwrap_err();
-        assert!(err.to_string().contains("cpu: gone fishing"), "{err}");
+        assert_eq!(
+            err.to_string(),
+            "the bundle has no plan that runs on vulkan alone; its plans: cpu"
+        );
     }
 }

@@ -1,0 +1,200 @@
+//! Which variant of a kernel a GPU runs: the first, in the compiler's order, whose needs it meets. Pure.
+
+use super::abilities::{Abilities, shape_name};
+use super::capabilities;
+use gembin_bundle::gpu::{Kernel, Variant};
+
+/// Which variants of kernels are taken; all compute the same.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum Variants {
+    /// The best that the GPU can run.
+    #[default]
+    Best,
+    /// The plainest that it can run.
+    Portable,
+    /// The ones of this name where the GPU can run them at all, else the best.
+    Named(String),
+}
+
+impl Variants {
+    /// From the words of the environment: `best`, `portable`, or the name of a variant.
+    pub fn from_words(words: &str) -> Self {
+        match words {
+            "" | "best" => Variants::Best,
+            "portable" => Variants::Portable,
+            name => Variants::Named(name.to_owned()),
+        }
+    }
+}
+
+/// The variant of `kernel` to run.
+///
+/// # Errors
+/// The kernel's name, and what each variant lacks.
+pub(super) fn choose<'a>(
+    kernel: &'a Kernel,
+    abilities: &Abilities,
+    wish: &Variants,
+) -> Result<&'a Variant, String> {
+    let runs = |variant: &&Variant| lacks(variant, abilities, false).is_none();
+    let found = match wish {
+        Variants::Best => kernel.variants.iter().find(runs),
+        Variants::Portable => kernel.variants.iter().rev().find(runs),
+        Variants::Named(name) => kernel
+            .variants
+            .iter()
+            .find(|v| v.name == *name && lacks(v, abilities, true).is_none())
+            .or_else(|| kernel.variants.iter().find(runs)),
+    };
+    found.ok_or_else(|| {
+        let lacking: Vec<String> = kernel
+            .variants
+            .iter()
+            .filter_map(|v| Some(format!("{} needs {}", v.name, lacks(v, abilities, false)?)))
+            .collect();
+        format!(
+            "cannot run kernel `{}`: {}",
+            kernel.name,
+            lacking.join("; ")
+        )
+    })
+}
+
+/// What a variant needs that the GPU lacks. `slow_too`: what it has only in a slow form will do.
+fn lacks(variant: &Variant, has: &Abilities, slow_too: bool) -> Option<String> {
+    let needs = &variant.needs;
+    if needs.int_dot && !has.fast_int_dot && !(slow_too && has.int_dot) {
+        return Some("accelerated integer dot products".into());
+    }
+    if needs.f16 && !has.f16 {
+        return Some("f16 arithmetic and storage".into());
+    }
+    if let Some(shape) = needs.matrix
+        && !has.matrices.contains(&shape)
+    {
+        return Some(format!("{} matrices", shape_name(shape)));
+    }
+    let limits = &has.limits;
+    let invocations: u64 = variant.workgroup.iter().map(|&n| u64::from(n)).product();
+    if let Some(size) = variant.subgroup {
+        let (least, most) = has.subgroup;
+        if size < least || size > most || (!has.subgroup_control && least != most) {
+            return Some(format!("subgroups of {size}"));
+        }
+        if has.subgroup_control
+            && invocations.div_ceil(u64::from(size.max(1))) > u64::from(limits.workgroup_subgroups)
+        {
+            return Some(format!("{invocations} invocations in subgroups of {size}"));
+        }
+    }
+    let fits = variant
+        .workgroup
+        .iter()
+        .zip(limits.workgroup_size)
+        .all(|(&size, most)| size <= most);
+    if !fits || invocations > u64::from(limits.workgroup_invocations) {
+        return Some(format!("workgroups of {:?} invocations", variant.workgroup));
+    }
+    if variant.workgroup_bytes > limits.workgroup_bytes {
+        return Some(format!(
+            "{} bytes of workgroup memory",
+            variant.workgroup_bytes
+        ));
+    }
+    capabilities::missing(&variant.code, &has.features)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::vulkan::testing;
+    use gembin_bundle::gpu::{MatrixShape, Needs};
+
+    fn variant(name: &str, needs: Needs, subgroup: Option<u32>) -> Variant {
+        Variant {
+            name: name.into(),
+            needs,
+            code: vec![0x0723_0203, 0x0001_0300, 0, 1, 0],
+            workgroup: [64, 1, 1],
+            subgroup,
+            workgroup_bytes: 1024,
+            tile: [1, 1, 1],
+        }
+    }
+
+    fn kernel() -> Kernel {
+        let matrix = Needs {
+            matrix: Some(MatrixShape::F16x16),
+            f16: true,
+            ..Needs::default()
+        };
+        let dot = Needs {
+            int_dot: true,
+            ..Needs::default()
+        };
+        Kernel {
+            name: "gemv".into(),
+            bindings: Vec::new(),
+            immediates: 0,
+            variants: vec![
+                variant("wmma16", matrix, Some(32)),
+                variant("dot4", dot, None),
+                variant("portable", Needs::default(), None),
+            ],
+        }
+    }
+
+    #[track_caller]
+    fn expect(abilities: &Abilities, wish: Variants, want: &str) {
+        let kernel = kernel();
+        let got = match choose(&kernel, abilities, &wish) {
+            Ok(variant) => variant.name.clone(),
+            Err(reason) => reason,
+        };
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn the_first_variant_whose_needs_are_met_is_taken() {
+        let mut has = testing::abilities();
+        expect(&has, Variants::Best, "portable");
+        has.fast_int_dot = true;
+        expect(&has, Variants::Best, "dot4");
+        has.f16 = true;
+        has.matrices = vec![MatrixShape::F16x16];
+        has.subgroup = (32, 64);
+        expect(&has, Variants::Best, "wmma16");
+        expect(&has, Variants::Portable, "portable");
+        expect(&has, Variants::Named("dot4".into()), "dot4");
+        expect(&has, Variants::Named("unheard of".into()), "wmma16");
+        has.subgroup = (64, 64);
+        expect(&has, Variants::Best, "dot4");
+    }
+
+    #[test]
+    fn a_slow_ability_is_used_only_by_name() {
+        let mut has = testing::abilities();
+        has.int_dot = true;
+        expect(&has, Variants::Best, "portable");
+        expect(&has, Variants::Named("dot4".into()), "dot4");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_for_every_variant() {
+        let mut has = testing::abilities();
+        has.limits.workgroup_bytes = 512;
+        expect(
+            &has,
+            Variants::Best,
+            "cannot run kernel `gemv`: wmma16 needs f16 arithmetic and storage; \
+             dot4 needs accelerated integer dot products; portable needs 1024 bytes of workgroup memory",
+        );
+    }
+
+    #[test]
+    fn the_environment_names_them() {
+        assert_eq!(Variants::from_words("best"), Variants::Best);
+        assert_eq!(Variants::from_words("portable"), Variants::Portable);
+        assert_eq!(Variants::from_words("dot4"), Variants::Named("dot4".into()));
+    }
+}
