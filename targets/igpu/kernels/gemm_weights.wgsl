@@ -1,24 +1,37 @@
 {# Weights to f16: `halves(words.., scale)` makes 8 neighbouring columns of a row. #}
 {% macro dequantize(format) %}
 {% if format in ["q8", "q4"] %}
-// Bytes 0 and 1, each an integer plus {{ 8 if format == "q4" else 128 }}, to halves: 0x6400 is 1024 in f16, whose last bit is worth one.
-fn pair(bytes: u32, scale: f16) -> u32 {
-    let biased = (bytes & 0xffu) | ((bytes & 0xff00u) << 8u) | 0x64006400u;
-    let exact = vec2<f16>(unpack2x16float(biased)) - vec2<f16>({{ "1032.0" if format == "q4" else "1152.0" }}h);
-    return pack2x16float(vec2<f32>(exact * scale));
+// An integer in the last bits of a half whose other bits are 0x6400, 1024 in f16, is added to 1024.
+fn biased(bits: u32, mask: u32) -> vec2<f16> {
+    return vec2<f16>(unpack2x16float((bits & mask) | 0x64006400u));
+}
+// Columns 0, 2 and 1, 3 to words of columns 0, 1 and 2, 3.
+fn ordered(even: vec2<f16>, odd: vec2<f16>) -> vec2<u32> {
+    return vec2<u32>(
+        pack2x16float(vec2<f32>(vec2<f16>(even.x, odd.x))),
+        pack2x16float(vec2<f32>(vec2<f16>(even.y, odd.y))),
+    );
 }
 {% endif %}
 {% if format == "q4" %}
 fn halves(word: u32, scale: f16) -> vec4<u32> {
-    let low = word & 0x0f0f0f0fu;
-    let high = (word >> 4u) & 0x0f0f0f0fu;
-    return vec4<u32>(pair(low, scale), pair(low >> 16u, scale), pair(high, scale), pair(high >> 16u, scale));
+    let shifted = word >> 8u;
+    let even = (biased(word, 0x000f000fu) - 1032.0h) * scale;
+    let odd = (biased(shifted, 0x000f000fu) - 1032.0h) * scale;
+    // 16 times the integer, without a shift: (1024 + 16 v) / 16 - 72.
+    let high_even = fma(biased(word, 0x00f000f0u), vec2<f16>(0.0625h), vec2<f16>(-72.0h)) * scale;
+    let high_odd = fma(biased(shifted, 0x00f000f0u), vec2<f16>(0.0625h), vec2<f16>(-72.0h)) * scale;
+    return vec4<u32>(ordered(even, odd), ordered(high_even, high_odd));
 }
 {% elif format == "q8" %}
+fn quarter(word: u32, scale: f16) -> vec2<u32> {
+    let unsigned = word ^ 0x80808080u;
+    let even = (biased(unsigned, 0x00ff00ffu) - 1152.0h) * scale;
+    let odd = (biased(unsigned >> 8u, 0x00ff00ffu) - 1152.0h) * scale;
+    return ordered(even, odd);
+}
 fn halves(word0: u32, word1: u32, scale: f16) -> vec4<u32> {
-    let b0 = word0 ^ 0x80808080u;
-    let b1 = word1 ^ 0x80808080u;
-    return vec4<u32>(pair(b0, scale), pair(b0 >> 16u, scale), pair(b1, scale), pair(b1 >> 16u, scale));
+    return vec4<u32>(quarter(word0, scale), quarter(word1, scale));
 }
 {% elif format == "f16" %}
 fn halves(word0: u32, word1: u32, word2: u32, word3: u32) -> vec4<u32> {

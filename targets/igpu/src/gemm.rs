@@ -90,13 +90,14 @@ impl GemmTuning {
         if groups >= BUSY_GROUPS { large } else { small }
     }
 
-    /// Tiling for 8 x 8 x 8 matrices in subgroups of 8.
+    /// Tiling for 8 x 8 x 8 matrices in subgroups of 8: small, since the one known device with them is a processor whose
+    /// compiler takes seconds for larger ones.
     pub fn matrix8() -> Self {
         Self {
-            tile_m: 32,
-            tile_n: 64,
+            tile_m: 16,
+            tile_n: 32,
             tile_k: 32,
-            subgroup_m: 16,
+            subgroup_m: 8,
             subgroup_n: 32,
             stages: 1,
         }

@@ -5,6 +5,8 @@
 //!   variable `tile`: it vanishes, and accesses go to the element of `tile` with the same index. SPIR-V lets a
 //!   cooperative matrix be loaded from and stored to memory of any type.
 //! - Bits: WGSL's way from a word to two halves is through f32. Where the halves are f16 again, it becomes a bit cast.
+//! - Zero cooperative matrices: naga has constants and initializers for them, of which RADV 25.0 makes matrices whose
+//!   first element alone is zero. They are made of one zero where the function begins, and stored.
 //! - Barriers of a subgroup order its accesses to workgroup memory, which naga leaves out.
 //! - Arrays of workgroup memory have no explicit layout.
 
@@ -27,6 +29,7 @@ pub(crate) fn adjust(code: Vec<u32>) -> Result<Vec<u32>, String> {
     let generator = module.header.as_ref().map(|header| header.generator);
     resolve_views(&mut module)?;
     cast_halves(&mut module);
+    construct_zero_matrices(&mut module);
     order_subgroups(&mut module);
     module.debug_names.clear();
     module.debug_string_source.clear();
@@ -227,6 +230,61 @@ fn cast_halves(module: &mut Module) {
     }
 }
 
+/// Null constants of cooperative matrices are constructed in the functions that name them; initializers become stores.
+fn construct_zero_matrices(module: &mut Module) {
+    let elements: HashMap<Word, Word> = module
+        .types_global_values
+        .iter()
+        .filter(|ty| ty.class.opcode == Op::TypeCooperativeMatrixKHR)
+        .filter_map(|ty| Some((result_of(ty), id_at(ty, 0)?)))
+        .collect();
+    let nulls: Vec<(Word, Word)> = module
+        .types_global_values
+        .iter()
+        .filter(|constant| constant.class.opcode == Op::ConstantNull)
+        .filter_map(|constant| Some((constant.result_id?, constant.result_type?)))
+        .filter(|(_, ty)| elements.contains_key(ty))
+        .collect();
+    for (null, ty) in nulls {
+        let zero = global(module, Op::ConstantNull, Some(elements[&ty]), Vec::new());
+        for index in 0..module.functions.len() {
+            let made = fresh(module);
+            let mut is_used = false;
+            let mut stores = Vec::new();
+            let blocks = &mut module.functions[index].blocks;
+            for instruction in blocks.iter_mut().flat_map(|block| &mut block.instructions) {
+                for operand in &mut instruction.operands {
+                    if *operand == Operand::IdRef(null) {
+                        *operand = Operand::IdRef(made);
+                        is_used = true;
+                    }
+                }
+                if instruction.class.opcode == Op::Variable && id_at(instruction, 1) == Some(made) {
+                    instruction.operands.truncate(1);
+                    let to = Operand::IdRef(result_of(instruction));
+                    let operands = vec![to, Operand::IdRef(made)];
+                    stores.push(Instruction::new(Op::Store, None, None, operands));
+                }
+            }
+            if let Some(first) = blocks.first_mut().filter(|_| is_used) {
+                let body = first
+                    .instructions
+                    .iter()
+                    .position(|instruction| instruction.class.opcode != Op::Variable)
+                    .unwrap_or(0);
+                let construct = Instruction::new(
+                    Op::CompositeConstruct,
+                    Some(ty),
+                    Some(made),
+                    vec![Operand::IdRef(zero)],
+                );
+                let begin = std::iter::once(construct).chain(stores);
+                first.instructions.splice(body..body, begin);
+            }
+        }
+    }
+}
+
 /// Gives barriers of a subgroup workgroup memory as what they order.
 fn order_subgroups(module: &mut Module) {
     let constants: HashMap<Word, u32> = module
@@ -296,7 +354,7 @@ fn drop_unused(module: &mut Module) {
         module.types_global_values.retain(|instruction| {
             let droppable = matches!(
                 instruction.class.opcode,
-                Op::TypePointer | Op::TypeArray | Op::Constant
+                Op::TypePointer | Op::TypeArray | Op::Constant | Op::ConstantNull
             );
             !droppable || used.contains(&result_of(instruction))
         });
