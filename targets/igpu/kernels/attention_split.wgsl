@@ -1,0 +1,409 @@
+{#
+Attention of one row over its cache, the positions split over workgroups: grid (kv_heads * batches, splits, rows).
+A workgroup serves `queries` heads of one KV head and leaves its sums unnormalised in parts. With `rope` it norms and
+rotates queries and the new key first, and the workgroup of the newest position stores key and value.
+
+A chunk is what a thread loads of a key or a value at once: `words` 32-bit words with `parts` vectors of `part` elements.
+`lanes` threads share a key, in passes of `key_tile` positions; `chunks` threads share a value.
+#}
+{% set head_words = chunks * parts %}
+{% set chunk_type = {1: "u32", 2: "vec2<u32>", 4: "vec4<u32>"}[words] %}
+{% set zero_chunk = chunk_type ~ "()" %}
+{% include "call" %}
+@group(0) @binding(0) var<storage, read> input: array<f32>;
+@group(0) @binding(1) var<storage, {{ cache_access }}> keys: array<{{ chunk_type }}>;
+@group(0) @binding(2) var<storage, {{ cache_access }}> values: array<{{ chunk_type }}>;
+@group(0) @binding(3) var<storage, read_write> output: array<vec{{ part }}<u32>>;
+{% if rope %}
+@group(0) @binding(5) var<storage, read> table: array<f32>;
+{% endif %}
+{% if q_norm is not none %}
+@group(0) @binding({{ q_norm }}) var<storage, read> q_norm: array<f32>;
+{% endif %}
+{% if k_norm is not none %}
+@group(0) @binding({{ k_norm }}) var<storage, read> k_norm: array<f32>;
+{% endif %}
+
+alias Part = vec{{ part }}<f32>;
+alias Chunk = {{ chunk_type }};
+
+const HEAD_DIM = {{ head_dim }}u;
+const HEADS = {{ heads }}u;
+const KV_HEADS = {{ kv_heads }}u;
+const GROUP = {{ group }}u;
+const QUERIES = {{ queries }}u;
+const BATCHES = {{ batches }}u;
+const CAPACITY = {{ capacity }}u;
+const CHUNKS = {{ chunks }}u;
+const LANES = {{ lanes }}u;
+const TILE = {{ tile }}u;
+const PLANE = {{ dot_plane }}u;
+const VALUE_GROUPS = {{ value_groups }}u;
+const SPLITS = {{ splits }}u;
+const LEAST = {{ least }}u;
+const NONE = -3.0e38;
+const NEGATIVE_INFINITY = 0xff800000u;
+
+// Queries, and with rope the new key behind them: [head][part][chunk], so that neighbours read neighbouring vectors.
+var<workgroup> query: array<Part, {{ (queries + (1 if rope else 0)) * head_words }}>;
+// Products still in `LANES` sums each, [query][lane][position].
+var<workgroup> dots: array<f32, {{ queries * lanes * dot_plane }}>;
+// Scores of a tile, [query][position].
+var<workgroup> scores: array<vec4<f32>, {{ queries * tile // 4 }}>;
+// Weights of a tile, [position][query].
+var<workgroup> weights: array<f32, {{ queries * tile }}>;
+// What earlier sums are multiplied by.
+var<workgroup> keep: array<f32, QUERIES>;
+// Sums of the value groups, for `merged` queries at a time.
+var<workgroup> sums: array<Part, {{ merged * parts * value_groups * chunks }}>;
+
+{% include "cache_chunk" %}
+
+// Where element `i` of a head lies in `query`: its vector, and `i % {{ part }}` is the component.
+fn query_at(head: u32, i: u32) -> u32 {
+    let vector = i / {{ part }}u;
+    return (head * {{ parts }}u + vector % {{ parts }}u) * CHUNKS + vector / {{ parts }}u;
+}
+
+{% if rope %}
+// Norms and rotates the queries and the new key, into `query`.
+fn rotate(row: u32, kv_head: u32, first_head: u32, last_head: u32, local: u32) {
+    let lane = local % {{ team }}u;
+    let index = local / {{ team }}u;
+    let is_key = index == QUERIES;
+    let in_use = index <= QUERIES;
+    let head = select(min(first_head + index, last_head), HEADS + kv_head, is_key);
+    let at = row * {{ input_cols }}u + select(0u, head * HEAD_DIM, in_use);
+    {% for i in range(pairs) %}
+    let i_{{ i }} = lane + {{ i * team }}u;
+    var a_{{ i }} = 0.0;
+    var b_{{ i }} = 0.0;
+    if in_use && i_{{ i }} < {{ head_dim // 2 }}u {
+        a_{{ i }} = input[at + i_{{ i }}];
+        b_{{ i }} = input[at + {{ head_dim // 2 }}u + i_{{ i }}];
+    }
+    {% endfor %}
+    {% if q_norm is not none or k_norm is not none %}
+    var square = 0.0;
+    {% for i in range(pairs) %}
+    square = fma(a_{{ i }}, a_{{ i }}, fma(b_{{ i }}, b_{{ i }}, square));
+    {% endfor %}
+    squares[local] = square;
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < {{ team }}u; i++) {
+        total += squares[index * {{ team }}u + i];
+    }
+    let by = 1.0 / sqrt(total / {{ head_dim }}.0 + {{ eps }});
+    {% endif %}
+    {% for i in range(pairs) %}
+    if in_use && i_{{ i }} < {{ head_dim // 2 }}u {
+        {% for name, at in [("a", "i_" ~ i), ("b", "i_" ~ i ~ " + " ~ head_dim // 2 ~ "u")] %}
+        {% if q_norm is not none and k_norm is not none %}
+        {{ name }}_{{ i }} *= by * select(q_norm[{{ at }}], k_norm[{{ at }}], is_key);
+        {% elif q_norm is not none %}
+        {{ name }}_{{ i }} *= select(by * q_norm[{{ at }}], 1.0, is_key);
+        {% elif k_norm is not none %}
+        {{ name }}_{{ i }} *= select(1.0, by * k_norm[{{ at }}], is_key);
+        {% endif %}
+        {% endfor %}
+        let cosine = table[row * HEAD_DIM + i_{{ i }}];
+        let sine = table[row * HEAD_DIM + {{ head_dim // 2 }}u + i_{{ i }}];
+        query[query_at(index, i_{{ i }})][i_{{ i }} % {{ part }}u] = a_{{ i }} * cosine - b_{{ i }} * sine;
+        query[query_at(index, i_{{ i }} + {{ head_dim // 2 }}u)][(i_{{ i }} + {{ head_dim // 2 }}u) % {{ part }}u] =
+            b_{{ i }} * cosine + a_{{ i }} * sine;
+    }
+    {% endfor %}
+}
+{% if q_norm is not none or k_norm is not none %}
+var<workgroup> squares: array<f32, {{ threads }}>;
+{% endif %}
+{% endif %}
+
+{% macro load_keys() %}
+        {% for i in range(key_loads) %}
+        key_{{ i }} = Chunk();
+        {% endfor %}
+        if base + key_row < old_end {
+            let at = cache_at + ((base + key_row){{ " % CAPACITY" if wraps }}) * CHUNKS + key_lane;
+            {% for i in range(key_loads) %}
+            {% if (i + 1) * lanes > chunks %}
+            if key_lane + {{ i * lanes }}u < CHUNKS { key_{{ i }} = keys[at + {{ i * lanes }}u]; }
+            {% else %}
+            key_{{ i }} = keys[at + {{ i * lanes }}u];
+            {% endif %}
+            {% endfor %}
+        }
+{% endmacro %}
+{% macro load_values() %}
+        {% for i in range(value_loads) %}
+        value_{{ i }} = Chunk();
+        if value_row + {{ i }}u * VALUE_GROUPS < value_rows && base + value_row + {{ i }}u * VALUE_GROUPS < old_end {
+            value_{{ i }} = values[cache_at + ((base + value_row + {{ i }}u * VALUE_GROUPS){{ " % CAPACITY" if wraps }}) * CHUNKS + value_lane];
+        }
+        {% endfor %}
+{% endmacro %}
+
+@compute @workgroup_size({{ threads }})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let kv_head = group.x / BATCHES;
+    let first_head = kv_head * GROUP + group.x % BATCHES * QUERIES;
+    let last_head = kv_head * GROUP + GROUP - 1u;
+    let split = group.y;
+    let row = group.z;
+    let newest = position_of(row);
+    let first = {% if window %}select(0u, newest + 1u - {{ window }}u, newest >= {{ window }}u){% else %}0u{% endif %};
+    let share = max((newest + 1u - first + SPLITS - 1u) / SPLITS, LEAST);
+    let begin = first + split * share;
+    let end = min(begin + share, newest + 1u);
+    let out_row = row * {{ part_words // part }}u;
+    let is_empty = begin >= end;
+    if is_empty {
+        for (var i = local; i < QUERIES * {{ head_words }}u; i += {{ threads }}u) {
+            let head = first_head + i / {{ head_words }}u;
+            if head <= last_head {
+                output[out_row + (split * HEADS + head) * {{ head_words }}u + i % {{ head_words }}u] = vec{{ part }}<u32>();
+            }
+        }
+        if local < QUERIES && first_head + local <= last_head {
+            let m_at = SPLITS * HEADS * HEAD_DIM + split * HEADS + first_head + local;
+            let l_at = m_at + SPLITS * HEADS;
+            output[out_row + m_at / {{ part }}u][m_at % {{ part }}u] = NEGATIVE_INFINITY;
+            output[out_row + l_at / {{ part }}u][l_at % {{ part }}u] = 0u;
+        }
+        return;
+    }
+    // Positions below are in the cache.
+    let old_end = {{ "min(end, newest)" if rope else "end" }};
+    let cache_at = (slot_of(row) * KV_HEADS + kv_head) * (CAPACITY * CHUNKS);
+
+    let key_row = local / LANES;
+    let key_lane = local % LANES;
+    let value_row = local / CHUNKS;
+    let value_lane = local % CHUNKS;
+    let value_rows = select(0u, TILE, value_row < VALUE_GROUPS);
+    {% for i in range(key_loads) %}
+    var key_{{ i }}: Chunk;
+    {% endfor %}
+    {% for i in range(value_loads) %}
+    var value_{{ i }}: Chunk;
+    {% endfor %}
+    var base = begin;
+    // The first tile is on its way while the queries are prepared.
+    {{- load_keys() }}
+    {{- load_values() }}
+
+    {% if rope %}
+    rotate(row, kv_head, first_head, last_head, local);
+    // The new value, as the cache will hold it.
+    var new_value = Chunk();
+    let is_last = end == newest + 1u;
+    if is_last && local < VALUE_GROUPS * CHUNKS {
+        let at = row * {{ input_cols }}u + (HEADS + KV_HEADS + kv_head) * HEAD_DIM + value_lane * {{ part * parts }}u;
+        {% for i in range(parts) %}
+        let new_{{ i }} = Part({% for j in range(part) %}input[at + {{ i * part + j }}u]{{ ", " if not loop.last }}{% endfor %});
+        {% endfor %}
+        new_value = to_chunk({% for i in range(parts) %}new_{{ i }}{{ ", " if not loop.last }}{% endfor %});
+    }
+    workgroupBarrier();
+    if is_last && local < CHUNKS{{ " && group.x % BATCHES == 0u" if batches > 1 }} {
+        let at = cache_at + (newest{{ " % CAPACITY" if wraps }}) * CHUNKS + local;
+        keys[at] = to_chunk({% for i in range(parts) %}query[(QUERIES * {{ parts }}u + {{ i }}u) * CHUNKS + local]{{ ", " if not loop.last }}{% endfor %});
+        values[at] = new_value;
+    }
+    {% else %}
+    for (var i = local; i < QUERIES * HEAD_DIM; i += {{ threads }}u) {
+        let head = min(first_head + i / HEAD_DIM, last_head);
+        query[query_at(i / HEAD_DIM, i % HEAD_DIM)][i % HEAD_DIM % {{ part }}u] =
+            input[row * {{ input_cols }}u + head * HEAD_DIM + i % HEAD_DIM];
+    }
+    workgroupBarrier();
+    {% endif %}
+
+    {% for j in range(softmax_loads) %}
+    var greatest_{{ j }} = NONE;
+    var sum_{{ j }} = 0.0;
+    {% endfor %}
+    {% for q in range(queries) %}
+    {% for p in range(parts) %}
+    var acc_{{ q }}_{{ p }} = Part();
+    {% endfor %}
+    {% endfor %}
+
+    loop {
+        if base >= end { break; }
+        {% if rope %}
+        if base + key_row == newest {
+            {% for i in range(key_loads) %}
+            {% if (i + 1) * lanes > chunks %}
+            if key_lane + {{ i * lanes }}u < CHUNKS
+            {% endif %}
+            {
+                let at = QUERIES * {{ head_words }}u + key_lane + {{ i * lanes }}u;
+                key_{{ i }} = to_chunk({% for p in range(parts) %}query[at + {{ p * chunks }}u]{{ ", " if not loop.last }}{% endfor %});
+            }
+            {% endfor %}
+        }
+        {% for i in range(value_loads) %}
+        if value_row + {{ i }}u * VALUE_GROUPS < value_rows && base + value_row + {{ i }}u * VALUE_GROUPS == newest { value_{{ i }} = new_value; }
+        {% endfor %}
+        {% endif %}
+        // Products, each in LANES sums.
+        {
+            {% for q in range(queries) %}
+            var dot_{{ q }} = 0.0;
+            {% endfor %}
+            {% for i in range(key_loads) %}
+            {% if (i + 1) * lanes > chunks %}
+            if key_lane + {{ i * lanes }}u < CHUNKS
+            {% endif %}
+            {
+                {% for p in range(parts) %}
+                let k_{{ p }} = part_{{ p }}(key_{{ i }});
+                {% endfor %}
+                {% for q in range(queries) %}
+                {% for p in range(parts) %}
+                dot_{{ q }} += dot(query[{{ (q * parts + p) * chunks + i * lanes }}u + key_lane], k_{{ p }});
+                {% endfor %}
+                {% endfor %}
+            }
+            {% endfor %}
+            {% for q in range(queries) %}
+            dots[{{ q * lanes * dot_plane }}u + key_lane * PLANE + key_row] = dot_{{ q }};
+            {% endfor %}
+        }
+        workgroupBarrier();
+        {% for j in range(softmax_loads) %}
+        var score_{{ j }} = NONE;
+        {
+            let i = local + {{ j * threads }}u;
+            let q = i / TILE;
+            let position = i % TILE;
+            {% if (j + 1) * threads > queries * tile %}
+            if q < QUERIES
+            {% endif %}
+            {
+                var dot = 0.0;
+                {% for lane in range(lanes) %}
+                dot += dots[q * {{ lanes * dot_plane }}u + {{ lane }}u * PLANE + position];
+                {% endfor %}
+                {% if softcap %}
+                // Beyond 10 the hyperbolic tangent is 1 in f32, and some drivers' is not a number.
+                dot = {{ softcap }} * tanh(clamp(dot * {{ scale }} / {{ softcap }}, -10.0, 10.0));
+                {% else %}
+                dot *= {{ scale }};
+                {% endif %}
+                score_{{ j }} = select(NONE, dot, base + position < end);
+                scores[i / 4u][i % 4u] = score_{{ j }};
+            }
+        }
+        {% endfor %}
+        workgroupBarrier();
+        {% for j in range(softmax_loads) %}
+        {
+            let i = local + {{ j * threads }}u;
+            let q = i / TILE;
+            let position = i % TILE;
+            {% if (j + 1) * threads > queries * tile %}
+            if q < QUERIES
+            {% endif %}
+            {
+                var most = scores[q * {{ tile // 4 }}u];
+                for (var k = 1u; k < {{ tile // 4 }}u; k++) {
+                    most = max(most, scores[q * {{ tile // 4 }}u + k]);
+                }
+                let greatest = max(greatest_{{ j }}, max(max(most.x, most.y), max(most.z, most.w)));
+                let kept = exp(greatest_{{ j }} - greatest);
+                let weight = select(0.0, exp(score_{{ j }} - greatest), base + position < end);
+                greatest_{{ j }} = greatest;
+                sum_{{ j }} = fma(sum_{{ j }}, kept, weight);
+                weights[position * QUERIES + q] = weight;
+                if position == 0u { keep[q] = kept; }
+            }
+        }
+        {% endfor %}
+        workgroupBarrier();
+        {% for q in range(queries) %}
+        {
+            let kept = keep[{{ q }}];
+            {% for p in range(parts) %}
+            acc_{{ q }}_{{ p }} *= kept;
+            {% endfor %}
+        }
+        {% endfor %}
+        {% for i in range(value_loads) %}
+        if value_row + {{ i }}u * VALUE_GROUPS < value_rows {
+            {% for p in range(parts) %}
+            let v_{{ p }} = part_{{ p }}(value_{{ i }});
+            {% endfor %}
+            {% for q in range(queries) %}
+            {
+                let weight = Part(weights[(value_row + {{ i }}u * VALUE_GROUPS) * QUERIES + {{ q }}u]);
+                {% for p in range(parts) %}
+                acc_{{ q }}_{{ p }} = fma(weight, v_{{ p }}, acc_{{ q }}_{{ p }});
+                {% endfor %}
+            }
+            {% endfor %}
+        }
+        {% endfor %}
+        base += TILE;
+        {{- load_keys() }}
+        {{- load_values() }}
+    }
+
+    // Sums of exponentials over the positions of a tile, through the scores' memory.
+    {% for j in range(softmax_loads) %}
+    {
+        let i = local + {{ j * threads }}u;
+        {% if (j + 1) * threads > queries * tile %}
+        if i < {{ queries * tile }}u
+        {% endif %}
+        { scores[i / 4u][i % 4u] = sum_{{ j }}; }
+    }
+    {% endfor %}
+    {% for first in range(0, queries, merged) %}
+    {% set count = [merged, queries - first] | min %}
+    {% if not loop.first %}
+    workgroupBarrier();
+    {% endif %}
+    if value_row < VALUE_GROUPS {
+        {% for q in range(count) %}
+        {% for p in range(parts) %}
+        sums[({{ q * parts + p }}u * VALUE_GROUPS + value_row) * CHUNKS + value_lane] = acc_{{ first + q }}_{{ p }};
+        {% endfor %}
+        {% endfor %}
+    }
+    workgroupBarrier();
+    {% if loop.first %}
+    {% for j in range(softmax_loads) %}
+    {
+        let i = local + {{ j * threads }}u;
+        let q = i / TILE;
+        if i % TILE == 0u && q < QUERIES && first_head + q <= last_head {
+            var all = scores[q * {{ tile // 4 }}u];
+            for (var k = 1u; k < {{ tile // 4 }}u; k++) {
+                all += scores[q * {{ tile // 4 }}u + k];
+            }
+            let m_at = SPLITS * HEADS * HEAD_DIM + split * HEADS + first_head + q;
+            let l_at = m_at + SPLITS * HEADS;
+            output[out_row + m_at / {{ part }}u][m_at % {{ part }}u] = bitcast<u32>(greatest_{{ j }});
+            output[out_row + l_at / {{ part }}u][l_at % {{ part }}u] = bitcast<u32>((all.x + all.y) + (all.z + all.w));
+        }
+    }
+    {% endfor %}
+    {% endif %}
+    for (var i = local; i < {{ count * head_words }}u; i += {{ threads }}u) {
+        // [query][part][chunk]
+        let at = i / CHUNKS * (VALUE_GROUPS * CHUNKS) + i % CHUNKS;
+        var all = sums[at];
+        for (var k = 1u; k < VALUE_GROUPS; k++) {
+            all += sums[at + k * CHUNKS];
+        }
+        let head = first_head + {{ first }}u + i / {{ head_words }}u;
+        if head <= last_head {
+            let vector = i % CHUNKS * {{ parts }}u + i / CHUNKS % {{ parts }}u;
+            output[out_row + (split * HEADS + head) * {{ head_words }}u + vector] = bitcast<vec{{ part }}<u32>>(all);
+        }
+    }
+    {% endfor %}
+}

@@ -1,0 +1,246 @@
+//! Attention of single rows: a row's positions spread over workgroups, the result in parts.
+//!
+//! Decode reads each key and value once whatever the kernel does, so what counts is bytes in flight: every thread has
+//! its loads of a whole tile of positions on the way before it waits for anything. The workgroup's threads are cut
+//! twice: for the products, [`Shape::lanes`] neighbours share a key, each with 16-byte pieces of it; for the sums, a
+//! thread has one piece of the head and every so many-th position.
+
+use super::chunk::{Chunk, is_f16};
+use super::{
+    Attend, Partials, SPLITS, call_need, fixed_need, literal, rows_need, unsupported, vector, wraps,
+};
+use crate::constants;
+use crate::error::LowerError;
+use crate::kernel::{Spec, VariantSpec};
+use crate::lowering::Lowering;
+use gembin_bundle::cpu::CpuStep;
+use gembin_bundle::gpu::{Access, Extent, Needs, Resource};
+use gembin_bundle::manifest::{Buffer, Cache, RowSet};
+
+/// Threads of a workgroup.
+const THREADS: u32 = 256;
+/// Most queries of a workgroup: what registers hold sums for.
+const MOST_QUERIES: u32 = 8;
+/// Most elements of a workgroup's queries: what workgroup memory holds.
+const MOST_ELEMENTS: u32 = 2048;
+
+/// Norms, rotation and storing, done by the same dispatch.
+struct Rope {
+    qkv: Buffer,
+    table: Buffer,
+    q_norm: Option<u32>,
+    k_norm: Option<u32>,
+    eps: f32,
+}
+
+/// One sequence a row: norms, rotation, storing and attention in one dispatch.
+pub(crate) fn rope_attention(
+    l: &mut Lowering<'_>,
+    label: &str,
+    rope_kv: &CpuStep,
+    attention: &CpuStep,
+) -> Result<Partials, LowerError> {
+    let attend = Attend::of(l, label, attention)?;
+    let CpuStep::RopeKv {
+        qkv,
+        table,
+        cache,
+        q_heads,
+        q_norm,
+        k_norm,
+        eps,
+        out,
+    } = rope_kv
+    else {
+        return Err(unsupported(label, "what comes before is no rotation"));
+    };
+    if *out != attend.q || *cache != attend.cache || *q_heads != attend.heads {
+        return Err(unsupported(
+            label,
+            "it does not attend with what was rotated before",
+        ));
+    }
+    let rope = Rope {
+        qkv: *qkv,
+        table: *table,
+        q_norm: *q_norm,
+        k_norm: *k_norm,
+        eps: *eps,
+    };
+    split(l, label, &attend, Some(&rope))
+}
+
+/// Rows whose queries are rotated and whose keys and values are stored.
+pub(super) fn attend_rows(
+    l: &mut Lowering<'_>,
+    label: &str,
+    attend: &Attend<'_>,
+) -> Result<Partials, LowerError> {
+    split(l, label, attend, None)
+}
+
+fn split(
+    l: &mut Lowering<'_>,
+    label: &str,
+    attend: &Attend<'_>,
+    rope: Option<&Rope>,
+) -> Result<Partials, LowerError> {
+    let cache = attend.shape;
+    let partials = attend.partials();
+    let shape = Shape::of(cache, attend.group());
+    let input = rope.map_or(attend.q, |rope| rope.qkv);
+    let cache_access = match rope {
+        Some(_) => Access::ReadWrite,
+        None => Access::Read,
+    };
+    let mut needs = vec![
+        rows_need(Access::Read, input.cols),
+        fixed_need(cache_access, cache.bytes / 2),
+        fixed_need(cache_access, cache.bytes / 2),
+        rows_need(Access::Write, partials.parts.cols),
+        call_need(),
+    ];
+    let mut bindings = vec![
+        Resource::Value(input),
+        Resource::Keys(attend.cache),
+        Resource::Values(attend.cache),
+        Resource::Value(partials.parts),
+        Resource::Call,
+    ];
+    let mut norms = [None, None];
+    let mut name = "attention_split".to_owned();
+    if let Some(rope) = rope {
+        needs.push(rows_need(Access::Read, cache.head_dim));
+        bindings.push(Resource::Value(rope.table));
+        for (norm, weight) in norms.iter_mut().zip([rope.q_norm, rope.k_norm]) {
+            if let Some(weight) = weight {
+                *norm = Some(needs.len());
+                let (need, resource) = vector(l, weight);
+                needs.push(need);
+                bindings.push(resource);
+            }
+        }
+        let [q, k] = norms.map(|norm| if norm.is_some() { "norm" } else { "as is" });
+        name += &format!(" rope q {q} k {k} eps {:?}", rope.eps);
+    }
+    let rows = match input.rows {
+        RowSet::Seq => "seq",
+        RowSet::Out => "out",
+    };
+    name += &format!(" {rows} {}", attend.name(l));
+    let chunk = shape.chunk;
+    let pair_team = match shape.queries + 1 <= THREADS / 32 {
+        true => 32,
+        false => 16,
+    };
+    let constants = constants! {
+        threads: THREADS,
+        rope: rope.is_some(),
+        rows: rows,
+        call_binding: 4,
+        q_norm: norms[0],
+        k_norm: norms[1],
+        eps: literal(rope.map_or(0.0, |rope| rope.eps)),
+        input_cols: input.cols,
+        cache_access: if rope.is_some() { "read_write" } else { "read" },
+        head_dim: cache.head_dim,
+        heads: attend.heads,
+        kv_heads: cache.kv_heads,
+        group: attend.group(),
+        capacity: cache.capacity,
+        wraps: wraps(l, cache),
+        window: cache.window.unwrap_or(0),
+        f16: is_f16(cache),
+        words: chunk.words,
+        parts: chunk.parts,
+        part: chunk.part,
+        chunks: shape.chunks,
+        queries: shape.queries,
+        batches: shape.batches,
+        lanes: shape.lanes,
+        tile: shape.tile,
+        dot_plane: shape.dot_plane(),
+        key_loads: shape.chunks.div_ceil(shape.lanes),
+        value_groups: shape.value_groups(),
+        value_loads: shape.tile.div_ceil(shape.value_groups()),
+        softmax_loads: (shape.queries * shape.tile).div_ceil(THREADS),
+        merged: if shape.queries <= 4 { shape.queries.min(2) } else { 1 },
+        team: pair_team,
+        pairs: (cache.head_dim / 2).div_ceil(pair_team),
+        splits: SPLITS,
+        least: shape.tile.min(LEAST_SHARE),
+        part_words: partials.parts.cols,
+        scale: literal(attend.scale),
+        softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
+    };
+    let spec = Spec {
+        name,
+        bindings: needs,
+        variants: vec![VariantSpec {
+            name: "portable",
+            template: "attention_split",
+            constants,
+            needs: Needs::default(),
+            subgroup: None,
+            tile: [1, 1, 1],
+        }],
+    };
+    let work = [
+        Extent::Fixed(cache.kv_heads * shape.batches),
+        Extent::Fixed(SPLITS),
+        Extent::Rows(input.rows),
+    ];
+    l.dispatch(label, spec, bindings, Vec::new(), work)?;
+    Ok(partials)
+}
+
+/// Positions below which a row is not split further: a workgroup's loads of as many are in flight at once.
+const LEAST_SHARE: u32 = 32;
+
+/// How a workgroup's threads share the work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    chunk: Chunk,
+    /// Chunks of a head.
+    chunks: u32,
+    /// Query heads of a workgroup.
+    queries: u32,
+    /// Workgroups that share a KV head's queries.
+    batches: u32,
+    /// Threads that share a key.
+    lanes: u32,
+    /// Positions of a tile.
+    tile: u32,
+}
+
+impl Shape {
+    fn of(cache: &Cache, group: u32) -> Self {
+        let chunk = Chunk::of(cache);
+        let chunks = cache.head_dim / chunk.elements();
+        let most = (MOST_ELEMENTS / cache.head_dim).clamp(1, MOST_QUERIES);
+        let batches = group.div_ceil(most);
+        // About four chunks a thread, but eight neighbours, 128 bytes together, where there is that much.
+        let floor_power = |n: u32| 1 << n.max(1).ilog2();
+        let lanes = floor_power(chunks / 4)
+            .clamp(8, 32)
+            .min(floor_power(chunks));
+        Self {
+            chunk,
+            chunks,
+            queries: group.div_ceil(batches),
+            batches,
+            lanes,
+            tile: THREADS / lanes,
+        }
+    }
+
+    /// Distance of two lanes' sums: such that a subgroup's writes fall into different banks.
+    fn dot_plane(self) -> u32 {
+        self.tile.next_multiple_of(32) + 32 / self.lanes
+    }
+
+    /// Threads that share a chunk of the values, each with its own positions.
+    fn value_groups(self) -> u32 {
+        (THREADS / self.chunks).min(self.tile)
+    }
+}
