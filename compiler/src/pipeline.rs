@@ -11,7 +11,7 @@ use crate::reference::{self, PackedWeights};
 use gembin_bundle::format::{References, WriteError, Writer};
 use gembin_bundle::manifest::{Manifest, ModelFacts, Provenance, SourceFile};
 use gembin_ir::verify::verify;
-use gembin_ir::{DType, Function, Module, Op};
+use gembin_ir::{DType, Function, Module, Op, ValueId};
 use gembin_passes::{QuantOptions, Scratch, Stage};
 use gembin_target_cpu::CpuScratch;
 use gembin_target_igpu::IgpuScratch;
@@ -283,6 +283,13 @@ impl Scratch for TargetScratch {
         match self.vulkan {
             true => cpu.max(IgpuScratch.scratch_bytes(module, function, op)),
             false => cpu,
+        }
+    }
+
+    fn late_reads(&self, function: &Function, index: usize) -> Vec<ValueId> {
+        match self.vulkan {
+            true => IgpuScratch.late_reads(function, index),
+            false => Vec::new(),
         }
     }
 

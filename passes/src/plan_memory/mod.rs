@@ -28,6 +28,12 @@ pub trait Scratch {
     /// Bytes of working memory that `op` of `function` needs while it runs.
     fn scratch_bytes(&self, module: &Module, function: &Function, op: &Op) -> u64;
 
+    /// Values that the target reads at the op at `index` of `function` though they are no operands of it: those of an
+    /// earlier op that it does together with this one.
+    fn late_reads(&self, _: &Function, _index: usize) -> Vec<ValueId> {
+        Vec::new()
+    }
+
     /// Bytes that `op`'s first result needs if the target keeps it in a larger form than the value itself.
     fn result_bytes(&self, _: &Module, _: &Function, _: &Op) -> u64 {
         0
@@ -152,7 +158,13 @@ fn plan_function(
     scratch: &dyn Scratch,
 ) -> Result<FunctionPlan, PlanError> {
     let end = function.ops.len();
-    let last_uses = function.last_uses();
+    let mut last_uses = function.last_uses();
+    for i in 0..end {
+        for value in scratch.late_reads(function, i) {
+            let last = &mut last_uses[value.index()];
+            *last = (*last).max(i);
+        }
+    }
     let mut intervals = Vec::new();
     let mut owners = Vec::new();
     for (i, op) in function.ops.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::{attention, linear};
 use gembin_bundle::manifest::RowSet;
-use gembin_ir::{Dim, Function, Module, Op, OpKind};
+use gembin_ir::{Dim, Function, Module, Op, OpKind, ValueId};
 use gembin_passes::Scratch;
 
 /// Working memory of the GPU's dispatches.
@@ -20,6 +20,20 @@ impl Scratch for IgpuScratch {
                 linear::scratch_bytes(rows, cols, is_head)
             }
             _ => 0,
+        }
+    }
+
+    fn late_reads(&self, function: &Function, index: usize) -> Vec<ValueId> {
+        // In decode, norms, rotation and storing are part of the attention's dispatch.
+        let op = &function.ops[index];
+        match &op.kind {
+            OpKind::Attention { .. } if function.name == "decode" => function.ops[..index]
+                .iter()
+                .filter(|earlier| matches!(earlier.kind, OpKind::RopeKv { .. }))
+                .filter(|earlier| earlier.results.contains(&op.operands[0]))
+                .flat_map(|earlier| earlier.operands.iter().copied())
+                .collect(),
+            _ => Vec::new(),
         }
     }
 
