@@ -289,9 +289,14 @@ fn the_processor_computes_what_the_interpreter_computes() {
         ..OpenOptions::default()
     };
     conform("cpu", &options, |case| match case.quant {
-        Quant::None => Tolerance {
+        Quant::None if case.kv == KvFormat::F32 => Tolerance {
             prefill: 1e-5,
             decode: 1e-5,
+        },
+        // A key on the other side of a half rounds to its neighbour.
+        Quant::None => Tolerance {
+            prefill: 2e-4,
+            decode: 2e-4,
         },
         // A sum on the other side of a half moves an activation by a whole step.
         Quant::Q8 | Quant::Q4 => Tolerance {
