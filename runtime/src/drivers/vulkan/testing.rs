@@ -56,10 +56,17 @@ pub(super) fn abilities() -> Abilities {
     }
 }
 
+/// Types of bindings. In a structure, since the validation layer overlooks writes to an array that is none.
+const TYPES: &str = "
+struct Rows { v: array<vec4<u32>> }
+struct Words { v: array<u32> }
+struct Floats { v: array<f32> }";
+
 /// WGSL to SPIR-V, as the compiler does it.
-pub(super) fn spirv(wgsl: &str) -> Vec<u32> {
+pub(super) fn spirv(kernel: &str) -> Vec<u32> {
     use naga::back::spv;
     use naga::valid::{Capabilities, ValidationFlags, Validator};
+    let wgsl = &format!("{TYPES}{kernel}");
     let module =
         naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
@@ -75,77 +82,79 @@ pub(super) fn spirv(wgsl: &str) -> Vec<u32> {
 
 /// `x[r] = [token, position, slot, 0, ...]`, scaled by the first push constant.
 const ROWS: &str = "
-@group(0) @binding(0) var<storage, read> call: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
+@group(0) @binding(0) var<storage, read> call: Rows;
+@group(0) @binding(1) var<storage, read_write> x: Floats;
 struct Immediates { scale: f32, cols: u32 }
 var<immediate> im: Immediates;
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / im.cols;
     let col = id.x % im.cols;
-    if row >= call[0].x { return; }
-    let facts = call[1 + row];
+    if row >= call.v[0].x { return; }
+    let facts = call.v[1 + row];
     var value = 0.0;
     if col == 0 { value = f32(facts.x); }
     if col == 1 { value = f32(facts.y); }
     if col == 2 { value = f32(facts.z); }
-    x[id.x] = value * im.scale;
+    x.v[id.x] = value * im.scale;
 }";
 
 /// `y[r] = x[r] + sum over the matrix' rows of its words`, words taken from row blocks of 16.
 const ADD: &str = "
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> table: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: Floats;
+@group(0) @binding(1) var<storage, read> table: Floats;
+@group(0) @binding(2) var<storage, read_write> y: Floats;
 @compute @workgroup_size(16) fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
     let at = group.x * 16 + local.x;
-    var sum = x[at];
-    for (var row = 0u; row < 16; row += 1) { sum += table[local.x * 16 + row]; }
-    y[at] = sum;
+    var sum = x.v[at];
+    for (var row = 0u; row < 16; row += 1) { sum += table.v[local.x * 16 + row]; }
+    y.v[at] = sum;
 }";
 
-/// `cache[slot][0][pos] += y[r]`, then `logits[o][t] = cache of out row's position [t % 16] + t`, and the best tokens.
+/// `keys[slot][position] += y[r]`.
 const REMEMBER: &str = "
-@group(0) @binding(0) var<storage, read> call: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read> y: array<f32>;
-@group(0) @binding(2) var<storage, read_write> keys: array<f32>;
+@group(0) @binding(0) var<storage, read> call: Rows;
+@group(0) @binding(1) var<storage, read> y: Floats;
+@group(0) @binding(2) var<storage, read_write> keys: Floats;
 @compute @workgroup_size(16) fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
-    let facts = call[1 + group.x];
+    let facts = call.v[1 + group.x];
     let at = (facts.z * 32 + facts.y) * 16 + local.x;
-    keys[at] += y[group.x * 16 + local.x];
+    keys.v[at] += y.v[group.x * 16 + local.x];
 }";
 
+/// `logits[o][t] = keys of the row asked for [t % 16] + t`.
 const HEAD: &str = "
-@group(0) @binding(0) var<storage, read> call: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read> keys: array<f32>;
-@group(0) @binding(2) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(0) var<storage, read> call: Rows;
+@group(0) @binding(1) var<storage, read> keys: Floats;
+@group(0) @binding(2) var<storage, read_write> logits: Floats;
 @compute @workgroup_size(64) fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
     if local.x >= 40 { return; }
-    let facts = call[1 + call[1 + group.x].w];
+    let facts = call.v[1 + call.v[1 + group.x].w];
     let at = (facts.z * 32 + facts.y) * 16 + local.x % 16;
-    logits[group.x * 40 + local.x] = keys[at] + f32(local.x);
+    logits.v[group.x * 40 + local.x] = keys.v[at] + f32(local.x);
 }";
 
+/// The two most likely tokens of each row of logits.
 const BEST: &str = "
-@group(0) @binding(0) var<storage, read> logits: array<f32>;
-@group(0) @binding(1) var<storage, read_write> best: array<u32>;
+@group(0) @binding(0) var<storage, read> logits: Floats;
+@group(0) @binding(1) var<storage, read_write> best: Words;
 @compute @workgroup_size(1) fn main(@builtin(workgroup_id) group: vec3<u32>) {
     var last = 40u;
     for (var k = 0u; k < 2; k += 1) {
         var found = 40u;
         for (var t = 0u; t < 40; t += 1) {
-            if t != last && (found == 40 || logits[group.x * 40 + t] > logits[group.x * 40 + found]) { found = t; }
+            if t != last && (found == 40 || logits.v[group.x * 40 + t] > logits.v[group.x * 40 + found]) { found = t; }
         }
-        best[group.x * 4 + 2 * k] = found;
-        best[group.x * 4 + 2 * k + 1] = bitcast<u32>(logits[group.x * 40 + found]);
+        best.v[group.x * 4 + 2 * k] = found;
+        best.v[group.x * 4 + 2 * k + 1] = bitcast<u32>(logits.v[group.x * 40 + found]);
         last = found;
     }
 }";

@@ -408,3 +408,39 @@ fn devices_are_listed_with_their_abilities() {
         );
     }
 }
+#[test]
+fn a_missing_barrier_is_found_by_the_validation_layer() {
+    let mut racing = manifest();
+    step(&mut racing, 1).barrier = false;
+    let mut driver = load(racing, &options()).unwrap();
+    let rows = [row(1, 0, 0)];
+    let call = Call {
+        rows: &rows,
+        outs: &[0],
+    };
+    let error = driver
+        .submit(0, 0..6, call)
+        .and_then(|()| driver.wait())
+        .expect_err("a hazard");
+    assert!(error.to_string().contains("validation: "), "{error}");
+    assert!(error.to_string().contains("HAZARD"), "{error}");
+}
+
+#[test]
+fn the_validation_layer_is_heard() {
+    let driver = load(manifest(), &options()).unwrap();
+    let create = ash::vk::BufferCreateInfo::default()
+        .size(0)
+        .usage(ash::vk::BufferUsageFlags::STORAGE_BUFFER);
+    // SAFETY: an empty buffer is against the rules, and harmless where the layer is there to say so.
+    let buffer = unsafe { driver.device.raw.create_buffer(&create, None) };
+    let complaint = driver.device.instance.complaints().expect("a complaint");
+    assert!(
+        complaint.contains("VUID-VkBufferCreateInfo-size-00912"),
+        "{complaint}"
+    );
+    if let Ok(buffer) = buffer {
+        // SAFETY: it was just made and never used.
+        unsafe { driver.device.raw.destroy_buffer(buffer, None) };
+    }
+}
