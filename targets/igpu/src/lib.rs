@@ -6,6 +6,7 @@
 //! Knows nothing of Vulkan beyond the limits that every device has.
 
 pub mod attention;
+mod bindings;
 mod error;
 pub mod gemm;
 pub mod kernel;

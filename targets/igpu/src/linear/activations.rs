@@ -11,7 +11,8 @@ pub(crate) const PAD: u32 = 64;
 
 /// Rows as f16 with a scale a row: `a[r][c] = data[r][c] * scale[r]`.
 ///
-/// The scale is a power of two, at least one, that keeps magnitudes at or below 16384: Gemma's activations leave f16's range.
+/// The scale is the power of two that brings the row's greatest magnitude to 8192..16384: Gemma's activations leave
+/// f16's range.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct F16Activations {
     /// Words `[rows][padded_cols / 2]`, the even column in the low half; zeros from `cols` on.

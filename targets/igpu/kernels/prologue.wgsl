@@ -1,0 +1,147 @@
+{#
+What a linear reads of a row: bindings and loads of four columns, zeros behind the last.
+
+cols, vectors (of four), threads; post_norm, residual, norm, parts, eps; b_x, b_post_norm, b_residual, b_sum, b_norm: bindings of
+those that there are; heads, head_dim, splits of parts; stored_vectors: vectors of four columns that are consumed.
+#}
+{% set whole = cols % 4 == 0 %}
+{% set inputs = [("x", true, b_x), ("residual", residual, b_residual), ("post_norm", post_norm, b_post_norm), ("norm", norm, b_norm)] %}
+{% for name, is_there, binding in inputs %}
+{% if is_there and not (name == "x" and parts) %}
+@group(0) @binding({{ binding }}) var<storage, read> {{ name }}: array<{{ "vec4<f32>" if whole else "f32" }}>;
+
+fn load_{{ name }}(row: u32, i: u32) -> vec4<f32> {
+{% if whole %}
+    let value = {{ name }}[row * {{ vectors }}u + min(i, {{ vectors - 1 }}u)];
+    return select(vec4<f32>(), value, i < {{ vectors }}u);
+{% else %}
+    var value = vec4<f32>();
+{% for c in range(4) %}
+    if (4u * i + {{ c }}u < {{ cols }}u) {
+        value.{{ "xyzw"[c] }} = {{ name }}[row * {{ cols }}u + 4u * i + {{ c }}u];
+    }
+{% endfor %}
+    return value;
+{% endif %}
+}
+
+{% endif %}
+{% endfor %}
+{% if parts %}
+{# Words of the sums, of a row. #}
+{% set sums_words = splits * heads * head_dim %}
+{% set row_words = splits * heads * (head_dim + 2) %}
+{% set part_vectors = head_dim % 4 == 0 %}
+@group(0) @binding({{ b_x }}) var<storage, read> x: array<{{ "vec4<f32>" if part_vectors else "f32" }}>;
+
+// Factors of the splits' sums; zero for an empty split, whose sums may be anything.
+var<workgroup> split_factors: array<f32, {{ splits * heads }}>;
+// A split of each head that is not empty.
+var<workgroup> full_splits: array<u32, {{ heads }}>;
+
+fn part_word(i: u32) -> f32 {
+{% if part_vectors %}
+    return x[i / 4u][i % 4u];
+{% else %}
+    return x[i];
+{% endif %}
+}
+
+fn weigh_splits(row: u32) {
+    for (var head = lane; head < {{ heads }}u; head += {{ threads }}u) {
+        let maxima = row * {{ row_words }}u + {{ sums_words }}u + head;
+        let counts = maxima + {{ splits * heads }}u;
+{% for s in range(splits) %}
+        let m{{ s }} = part_word(maxima + {{ s * heads }}u);
+        let l{{ s }} = part_word(counts + {{ s * heads }}u);
+{% endfor %}
+        var greatest = -3.0e38;
+        var full = 0u;
+{% for s in range(splits) %}
+        if (l{{ s }} > 0.0 && m{{ s }} > greatest) {
+            greatest = m{{ s }};
+            full = {{ s }}u;
+        }
+{% endfor %}
+        var sum = 0.0;
+{% for s in range(splits) %}
+        var e{{ s }} = 0.0;
+        if (l{{ s }} > 0.0) {
+            e{{ s }} = exp(m{{ s }} - greatest);
+            sum += e{{ s }} * l{{ s }};
+        }
+{% endfor %}
+        let factor = select(0.0, 1.0 / sum, sum > 0.0);
+{% for s in range(splits) %}
+        split_factors[{{ s * heads }}u + head] = e{{ s }} * factor;
+{% endfor %}
+        full_splits[head] = full;
+    }
+    workgroupBarrier();
+}
+
+{% if part_vectors %}
+fn load_x(row: u32, i: u32) -> vec4<f32> {
+    let at = min(i, {{ vectors - 1 }}u);
+    let head = at / {{ head_dim // 4 }}u;
+    let first = row * {{ row_words // 4 }}u + at;
+    let full = full_splits[head];
+    var value = vec4<f32>();
+{% for s in range(splits) %}
+    let f{{ s }} = split_factors[{{ s * heads }}u + head];
+    let v{{ s }} = x[first + select(full, {{ s }}u, f{{ s }} > 0.0) * {{ heads * head_dim // 4 }}u];
+{% endfor %}
+{% for s in range(splits) %}
+    value += select(vec4<f32>(), v{{ s }} * f{{ s }}, f{{ s }} > 0.0);
+{% endfor %}
+    return select(vec4<f32>(), value, i < {{ vectors }}u);
+}
+{% else %}
+fn merged(row: u32, col: u32) -> f32 {
+    let head = col / {{ head_dim }}u;
+    var value = 0.0;
+    for (var s = 0u; s < {{ splits }}u; s++) {
+        let factor = split_factors[s * {{ heads }}u + head];
+        if (factor > 0.0) {
+            value += factor * x[row * {{ row_words }}u + s * {{ heads * head_dim }}u + col];
+        }
+    }
+    return value;
+}
+
+fn load_x(row: u32, i: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+{% for c in range(4) %}
+    if (4u * i + {{ c }}u < {{ cols }}u) {
+        value.{{ "xyzw"[c] }} = merged(row, 4u * i + {{ c }}u);
+    }
+{% endfor %}
+    return value;
+}
+{% endif %}
+
+{% endif %}
+{% if residual %}
+@group(0) @binding({{ b_sum }}) var<storage, read_write> sum_out: array<{{ "vec4<f32>" if whole else "f32" }}>;
+
+fn store_sum(row: u32, i: u32, value: vec4<f32>) {
+{% if whole %}
+    if (i < {{ vectors }}u) {
+        sum_out[row * {{ vectors }}u + i] = value;
+    }
+{% else %}
+{% for c in range(4) %}
+    if (4u * i + {{ c }}u < {{ cols }}u) {
+        sum_out[row * {{ cols }}u + 4u * i + {{ c }}u] = value.{{ "xyzw"[c] }};
+    }
+{% endfor %}
+{% endif %}
+}
+
+{% endif %}
+{% if post_norm or norm %}
+fn norm_scale(square: f32) -> f32 {
+    return 1.0 / sqrt(square / {{ cols }}.0 + {{ eps }});
+}
+
+{% endif %}

@@ -1,0 +1,98 @@
+{#
+Inside `main`: takes `row` through the prologue and gives every vector of four columns to `consume(row, i, value)`,
+where eight neighbouring invocations hold a group of 32 columns. `keeps_sum` says whether this workgroup stores the sum.
+By `in_registers` a row is held in `steps` vectors an invocation; else it is read as it is consumed. With `two_passes`
+its greatest magnitude goes to `measure(greatest)` first.
+#}
+{% if parts %}
+    weigh_splits(row);
+{% endif %}
+{% if in_registers %}
+{% for k in range(steps) %}
+    let i{{ k }} = {{ k * threads }}u + lane;
+    var v{{ k }} = load_x(row, i{{ k }});
+{% endfor %}
+{% if residual %}
+{% for k in range(steps) %}
+    let r{{ k }} = load_residual(row, i{{ k }});
+{% endfor %}
+{% endif %}
+{% if post_norm %}
+    var post_square = 0.0;
+{% for k in range(steps) %}
+    post_square += dot(v{{ k }}, v{{ k }});
+{% endfor %}
+{% for k in range(steps) %}
+    let p{{ k }} = load_post_norm(0u, i{{ k }});
+{% endfor %}
+    let post_scale = norm_scale(sum_of_all(post_square, 0u));
+{% for k in range(steps) %}
+    v{{ k }} = v{{ k }} * post_scale * p{{ k }};
+{% endfor %}
+{% endif %}
+{% if residual %}
+{% for k in range(steps) %}
+    v{{ k }} += r{{ k }};
+{% endfor %}
+    if (keeps_sum) {
+{% for k in range(steps) %}
+        store_sum(row, i{{ k }}, v{{ k }});
+{% endfor %}
+    }
+{% endif %}
+{% if norm %}
+    var square = 0.0;
+{% for k in range(steps) %}
+    square += dot(v{{ k }}, v{{ k }});
+{% endfor %}
+{% for k in range(steps) %}
+    let n{{ k }} = load_norm(0u, i{{ k }});
+{% endfor %}
+    let scale = norm_scale(sum_of_all(square, 1u));
+{% for k in range(steps) %}
+    v{{ k }} = v{{ k }} * scale * n{{ k }};
+{% endfor %}
+{% endif %}
+{% if two_passes %}
+    var most = vec4<f32>();
+{% for k in range(steps) %}
+    most = max(most, abs(v{{ k }}));
+{% endfor %}
+    measure(max(max(most.x, most.y), max(most.z, most.w)));
+{% endif %}
+{% for k in range(steps) %}
+    consume(row, i{{ k }}, v{{ k }});
+{% endfor %}
+{% else %}
+{% if two_passes %}
+    var most = vec4<f32>();
+    for (var i = lane; i < {{ vectors }}u; i += {{ threads }}u) {
+        var value = load_x(row, i);
+{% if residual %}
+        value += load_residual(row, i);
+{% endif %}
+        most = max(most, abs(value));
+    }
+    measure(max(max(most.x, most.y), max(most.z, most.w)));
+{% endif %}
+    // Every invocation makes as many steps, for groups are made together.
+    for (var step = 0u; step < {{ steps }}u; step += 4u) {
+{% for k in range(4) %}
+        let i{{ k }} = (step + {{ k }}u) * {{ threads }}u + lane;
+        var v{{ k }} = load_x(row, i{{ k }});
+{% endfor %}
+{% if residual %}
+{% for k in range(4) %}
+        v{{ k }} += load_residual(row, i{{ k }});
+{% endfor %}
+        if (keeps_sum) {
+{% for k in range(4) %}
+            store_sum(row, i{{ k }}, v{{ k }});
+{% endfor %}
+        }
+{% endif %}
+{% for k in range(4) %}
+        consume(row, i{{ k }}, v{{ k }});
+{% endfor %}
+    }
+{% endif %}

@@ -1,0 +1,79 @@
+//! How much of a matrix a workgroup of the kernels over few rows takes.
+
+use super::matrix::Units;
+use gembin_bundle::layout::{self, Format};
+
+/// Fewest invocations of a workgroup: a subgroup of the widest devices.
+const MIN_THREADS: u32 = 64;
+/// Most invocations of a workgroup.
+const MAX_THREADS: u32 = 256;
+/// Workgroups that keep a large device busy: below this, smaller ones are better.
+const ENOUGH_GROUPS: u32 = 192;
+
+/// Shape of a matrix, as far as tuning is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GemvShape {
+    /// Format of its values.
+    pub format: Format,
+    /// Rows, or rows of the piece.
+    pub rows: u32,
+    /// Columns.
+    pub cols: u32,
+    /// Whether blocks belong together in pairs.
+    pub geglu: bool,
+}
+
+/// How a workgroup's invocations are laid over a matrix: four a block of 16 rows, each with four neighbouring rows, and
+/// as many such slices of the columns.
+///
+/// The default, [`GemvTuning::for_shape`]: blocks so many that the row's prologue, which every workgroup repeats, is
+/// amortised, but at least [`ENOUGH_GROUPS`] workgroups remain; slices so many that an invocation keeps two units or
+/// more; 64 to 256 invocations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GemvTuning {
+    /// Blocks of 16 rows of a workgroup; even for GeGLU.
+    pub blocks: u32,
+    /// Slices of the columns, a power of two.
+    pub slices: u32,
+    /// Units (32 columns of a quantized row quad) that an invocation has on their way: 8 loads of 16 bytes for q8, 4 for q4.
+    pub depth: u32,
+}
+
+impl GemvTuning {
+    /// The default for a shape.
+    pub fn for_shape(shape: GemvShape) -> Self {
+        let row_blocks = layout::row_blocks(shape.rows) as u32;
+        let units = Units::new(shape.format, shape.cols).count;
+        let least = if shape.geglu { 2 } else { 1 };
+        let mut blocks = least;
+        while blocks < 4 && row_blocks / (2 * blocks) >= ENOUGH_GROUPS {
+            blocks *= 2;
+        }
+        let wanted = (units / 2).max(1).next_power_of_two();
+        let wanted = if wanted > units / 2 {
+            wanted / 2
+        } else {
+            wanted
+        };
+        let slices = wanted.clamp(MIN_THREADS / (4 * blocks), MAX_THREADS / (4 * blocks));
+        let depth = match shape.format {
+            Format::Q4 => 2,
+            Format::Q8 | Format::F32 | Format::F16 | Format::Bf16 => 1,
+        };
+        Self {
+            blocks,
+            slices,
+            depth,
+        }
+    }
+
+    /// Invocations of a workgroup.
+    pub fn threads(self) -> u32 {
+        4 * self.blocks * self.slices
+    }
+
+    /// What distinguishes it in a kernel's name.
+    pub(crate) fn name(self) -> String {
+        format!("tile {}x{}x{}", self.blocks, self.slices, self.depth)
+    }
+}
