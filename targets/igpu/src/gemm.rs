@@ -334,3 +334,6 @@ pub(crate) fn gemm(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,16 +147,24 @@ fn resolve_views(module: &mut Module) -> Result<(), String> {
     if views.is_empty() {
         return Ok(());
     }
+    let mut pointers = HashSet::new();
     for instruction in instructions(module) {
-        let Some(&(target, pointer)) = id_at(instruction, 0).and_then(|base| views.get(&base))
-        else {
+        let Some(base) = id_at(instruction, 0) else {
             continue;
         };
-        if instruction.class.opcode != Op::AccessChain {
-            return Err("a view is for loading and storing cooperative matrices only".into());
+        let view = views.get(&base);
+        match (instruction.class.opcode, view) {
+            (Op::AccessChain, Some(&(target, pointer))) => {
+                instruction.operands[0] = Operand::IdRef(target);
+                instruction.result_type = Some(pointer);
+                pointers.extend(instruction.result_id);
+            }
+            (Op::CooperativeMatrixLoadKHR | Op::CooperativeMatrixStoreKHR, None) => {}
+            (_, view) if view.is_some() || pointers.contains(&base) => {
+                return Err("a view is for loading and storing cooperative matrices only".into());
+            }
+            _ => {}
         }
-        instruction.operands[0] = Operand::IdRef(target);
-        instruction.result_type = Some(pointer);
     }
     let gone = |id: Word| views.contains_key(&id);
     module
@@ -398,3 +406,6 @@ fn drop_workgroup_layout(module: &mut Module) {
         !(is_stride && of_workgroup)
     });
 }
+
+#[cfg(test)]
+mod tests;
