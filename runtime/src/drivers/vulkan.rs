@@ -20,6 +20,7 @@ mod instance;
 mod memory;
 mod pipeline_cache;
 mod pipelines;
+mod profile;
 mod programs;
 mod queue;
 mod readback;
@@ -50,6 +51,7 @@ use gembin_bundle::manifest::{Device, Plan};
 use instance::Instance;
 use memory::{Buffer, Home};
 use pipelines::Pipelines;
+use profile::Profile;
 use programs::{Bound, Programs, call_bytes, most_bytes};
 use queue::Queue;
 use readback::{DATA, Readback};
@@ -174,6 +176,8 @@ pub fn probe(pick: &Pick, options: &VulkanOptions) -> Result<String, String> {
 pub struct VulkanDriver {
     queue: Queue,
     recordings: Recordings,
+    /// While times are measured.
+    profile: Option<Profile>,
     programs: Programs,
     pipelines: Pipelines,
     readback: Readback,
@@ -262,6 +266,7 @@ impl VulkanDriver {
         let mut driver = Self {
             queue,
             recordings: Recordings::default(),
+            profile: None,
             programs,
             pipelines,
             readback,
@@ -305,6 +310,33 @@ impl VulkanDriver {
     /// When the GPU failed, or the bytes lie nowhere on it.
     pub fn store(&mut self, offset: u64, bytes: u64) -> Result<(), DriverError> {
         self.cross(offset, bytes, Direction::ToGpu)
+    }
+
+    /// Starts or stops measuring the time of each step; starting forgets what was measured.
+    ///
+    /// # Errors
+    /// When the GPU failed, or has no clock.
+    pub fn set_profiling(&mut self, on: bool) -> Result<(), DriverError> {
+        self.wait()?;
+        self.recordings.clear();
+        self.profile = None;
+        if on {
+            if self.device.abilities.timestamp_bits == 0 {
+                return Err(unavailable("the GPU's queue has no timestamps"));
+            }
+            let steps = self.programs.dispatches.iter().map(Vec::len);
+            let profile =
+                Profile::new(&self.device, steps).map_err(|e| refused("reserve timestamps", e))?;
+            self.profile = Some(profile);
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds that the GPU has spent in each step of a program while profiling; nothing when it is off.
+    pub fn step_ns(&self, program: usize) -> &[f64] {
+        self.profile
+            .as_ref()
+            .map_or(&[], |profile| profile.step_ns(program))
     }
 
     fn plan(&self) -> &Plan {
@@ -488,6 +520,7 @@ impl Driver for VulkanDriver {
                     most: self.most,
                     result,
                     readback: self.readback.buffer.raw,
+                    timestamps: self.profile.as_ref().map(|profile| profile.queries),
                 };
                 self.recordings
                     .record(&self.device, &self.queue, key, &call)
@@ -545,8 +578,13 @@ impl Driver for VulkanDriver {
                         self.readback.copy_to(host, bytes);
                     }
                 }
-                let label = "the last call";
-                return self.heed_validation(label);
+                if let Some(profile) = &mut self.profile {
+                    let steps = self.recordings.steps(recording);
+                    profile
+                        .add(program, steps)
+                        .map_err(|e| failed("reading timestamps", errors::explain(e)))?;
+                }
+                return self.heed_validation("the last call");
             }
         };
         Err(failed(self.label(program, step), reason))

@@ -126,7 +126,9 @@ pub struct Abilities {
     pub(super) cache_uuid: [u8; vk::UUID_SIZE],
     /// Vendor, device and driver version.
     pub(super) ids: [u32; 3],
-    /// Nanoseconds of a tick of the timestamps; 0: the queue has none.
+    /// Bits of the queue's timestamps; 0: it has none.
+    pub(super) timestamp_bits: u32,
+    /// Nanoseconds of a tick of theirs.
     pub(super) timestamp_ns: f32,
 }
 
@@ -440,11 +442,8 @@ fn abilities(
             properties.device_id,
             properties.driver_version,
         ],
-        timestamp_ns: if families[family as usize].timestamp_valid_bits > 0 {
-            device.timestamp_period
-        } else {
-            0.0
-        },
+        timestamp_bits: families[family as usize].timestamp_valid_bits,
+        timestamp_ns: device.timestamp_period,
     })
 }
 

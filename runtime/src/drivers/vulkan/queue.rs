@@ -134,6 +134,8 @@ impl Queue {
                         self.longest.as_secs()
                     );
                     self.broken = Some(reason.clone());
+                    // It may still use everything.
+                    self.device.abandon();
                     return Err(reason);
                 }
                 Err(result) => return Err(self.fail(result)),
@@ -165,17 +167,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if self.wait().is_err() && self.done < self.submitted {
-            // A lost device is idle. One that hangs may still use everything: it is left to the end of the process.
-            let (semaphores, values) = ([self.timeline], [self.submitted]);
-            let wait = vk::SemaphoreWaitInfo::default()
-                .semaphores(&semaphores)
-                .values(&values);
-            // SAFETY: the semaphore is alive and a timeline.
-            if let Err(vk::Result::TIMEOUT) = unsafe { self.device.raw.wait_semaphores(&wait, 0) } {
-                self.device.abandon();
-            }
-        }
+        // A lost device is idle, and one that hangs is abandoned by this.
+        let _ = self.wait();
         if self.device.is_abandoned() {
             return;
         }

@@ -55,6 +55,8 @@ pub(super) struct Call<'a> {
     pub(super) most: Cost,
     pub(super) result: Option<Result>,
     pub(super) readback: vk::Buffer,
+    /// Two timestamps a step of the program, if times are measured.
+    pub(super) timestamps: Option<vk::QueryPool>,
 }
 
 /// The recordings kept.
@@ -78,6 +80,19 @@ impl Recordings {
     /// The submits of a recording.
     pub(super) fn parts(&self, recording: usize) -> &[Part] {
         &self.kept[recording].parts
+    }
+
+    /// The steps of a recording.
+    pub(super) fn steps(&self, recording: usize) -> Range<usize> {
+        self.kept[recording].key.steps.clone()
+    }
+
+    /// Forgets everything recorded; nothing may be under way.
+    pub(super) fn clear(&mut self) {
+        for recording in self.kept.drain(..) {
+            let commands = recording.parts.iter().map(|part| part.commands);
+            self.spare.extend(commands);
+        }
     }
 
     /// Records a call; nothing may be under way. Returns the recording.
@@ -123,9 +138,16 @@ impl Recordings {
                 record_part(
                     &device.raw,
                     commands,
-                    &steps[start..end],
-                    (key.seq, key.outs),
-                    (call.readback, index, result),
+                    &PartOf {
+                        steps: &steps[start..end],
+                        first_step: key.steps.start + start,
+                        seq: key.seq,
+                        outs: key.outs,
+                        readback: call.readback,
+                        mark: index,
+                        result,
+                        timestamps: call.timestamps,
+                    },
                 )
             };
             if let Err(error) = recorded {
@@ -143,6 +165,20 @@ impl Recordings {
     }
 }
 
+/// What one submit does.
+struct PartOf<'a> {
+    steps: &'a [Dispatch],
+    /// Index of the first of them in the program.
+    first_step: usize,
+    seq: u32,
+    outs: u32,
+    readback: vk::Buffer,
+    /// The mark that it sets.
+    mark: usize,
+    result: Option<Result>,
+    timestamps: Option<vk::QueryPool>,
+}
+
 /// Records the dispatches of one submit, then the copy of the call's result and the mark that all of it was done.
 ///
 /// # Safety
@@ -150,9 +186,7 @@ impl Recordings {
 unsafe fn record_part(
     device: &ash::Device,
     commands: vk::CommandBuffer,
-    steps: &[Dispatch],
-    (seq, outs): (u32, u32),
-    (readback, index, result): (vk::Buffer, usize, Option<Result>),
+    part: &PartOf<'_>,
 ) -> std::result::Result<(), vk::Result> {
     use vk::{AccessFlags as Access, PipelineStageFlags as Stage};
     let (shader, transfer) = (
@@ -172,11 +206,16 @@ unsafe fn record_part(
             ),
             (Stage::COMPUTE_SHADER | Stage::TRANSFER, shader | transfer),
         );
+        if let Some(queries) = part.timestamps {
+            let (first, count) = (2 * part.first_step as u32, 2 * part.steps.len() as u32);
+            device.cmd_reset_query_pool(commands, queries, first, count);
+        }
         let mut pending = false;
         let mut bound = vk::Pipeline::null();
-        for step in steps {
-            pending |= step.barrier;
-            let Some([x, y, z]) = step.groups(seq, outs) else {
+        for (index, step) in part.steps.iter().enumerate() {
+            // Measured steps do not overlap.
+            pending |= step.barrier || part.timestamps.is_some();
+            let Some([x, y, z]) = step.groups(part.seq, part.outs) else {
                 continue;
             };
             if std::mem::take(&mut pending) {
@@ -208,7 +247,15 @@ unsafe fn record_part(
                     &step.immediates,
                 );
             }
+            let stamp = |which: u32| {
+                if let Some(queries) = part.timestamps {
+                    let query = 2 * (part.first_step + index) as u32 + which;
+                    device.cmd_write_timestamp(commands, Stage::BOTTOM_OF_PIPE, queries, query);
+                }
+            };
+            stamp(0);
             device.cmd_dispatch(commands, x, y, z);
+            stamp(1);
         }
         barrier(
             device,
@@ -216,15 +263,15 @@ unsafe fn record_part(
             (Stage::COMPUTE_SHADER, Access::SHADER_WRITE),
             (Stage::TRANSFER, transfer),
         );
-        if let Some(result) = result {
+        if let Some(result) = part.result {
             let region = vk::BufferCopy {
                 src_offset: result.offset,
                 dst_offset: DATA,
                 size: result.bytes,
             };
-            device.cmd_copy_buffer(commands, result.buffer, readback, &[region]);
+            device.cmd_copy_buffer(commands, result.buffer, part.readback, &[region]);
         }
-        device.cmd_fill_buffer(commands, readback, index as u64 * 4, 4, 1);
+        device.cmd_fill_buffer(commands, part.readback, part.mark as u64 * 4, 4, 1);
         barrier(
             device,
             commands,

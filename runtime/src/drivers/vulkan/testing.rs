@@ -52,6 +52,7 @@ pub(super) fn abilities() -> Abilities {
         family: 0,
         cache_uuid: [3; 16],
         ids: [1, 2, 3],
+        timestamp_bits: 64,
         timestamp_ns: 1.0,
     }
 }

@@ -251,6 +251,28 @@ fn parts_of_a_program_run_alone_and_arenas_cross_both_ways() {
 }
 
 #[test]
+fn times_are_measured_step_by_step_when_asked() {
+    let mut driver = load(manifest(), &options()).unwrap();
+    exercise(&mut driver);
+    assert!(driver.step_ns(0).is_empty());
+    driver.set_profiling(true).unwrap();
+    let (rows, outs) = ([row(1, 1, 1), row(2, 2, 1)], [0]);
+    for _ in 0..3 {
+        let call = Call {
+            rows: &rows,
+            outs: &outs,
+        };
+        driver.submit(0, 0..6, call).unwrap();
+        driver.wait().unwrap();
+    }
+    let times = driver.step_ns(0).to_vec();
+    assert_eq!(times.len(), 6);
+    assert!(times.iter().all(|&ns| ns > 0.0 && ns < 1e10), "{times:?}");
+    driver.set_profiling(false).unwrap();
+    assert!(driver.step_ns(0).is_empty());
+}
+
+#[test]
 fn a_call_beyond_the_program_is_refused() {
     let mut driver = load(manifest(), &options()).unwrap();
     let rows = [row(40, 0, 0)];

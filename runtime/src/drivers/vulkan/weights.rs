@@ -5,7 +5,7 @@
 //! staging buffers in turns: one is filled while the GPU copies the other away.
 
 use super::device::LogicalDevice;
-use super::errors::{failed, refused, unavailable};
+use super::errors::{explain, failed, refused, unavailable};
 use super::memory::{Buffer, Home};
 use super::queue::Queue;
 use super::segments::{LARGEST_BUFFER, Layout, joined};
@@ -165,50 +165,36 @@ impl Weights {
         section: &[u8],
         progress: Option<Progress>,
     ) -> Result<Self, DriverError> {
+        let mut buffers = Vec::with_capacity(layout.buffers.len());
+        for planned in &layout.buffers {
+            buffers.push(Buffer::new(device, planned.bytes, Home::Device, "weights")?);
+        }
         let total: u64 = layout.units.iter().map(|unit| unit.bytes).sum();
         let staging_bytes = STAGING_BYTES.min(total.next_multiple_of(256).max(256));
-        let doing = "upload the weights";
-        let mut ring = Vec::new();
+        let mut ring = Vec::with_capacity(2);
         for _ in 0..2 {
-            let buffer = Buffer::new(device, staging_bytes, Home::Staging, "staging weights")?;
-            let commands = queue.command_buffer().map_err(|e| refused(doing, e))?;
-            ring.push((buffer, commands, 0));
+            ring.push(Stage {
+                buffer: Buffer::new(device, staging_bytes, Home::Staging, "staging weights")?,
+                commands: queue
+                    .command_buffer()
+                    .map_err(|e| refused("upload the weights", e))?,
+                submit: 0,
+            });
         }
-        let done = AtomicU64::new(0);
-        let mut buffers = Vec::with_capacity(layout.buffers.len());
-        let mut turn = 0;
-        for (index, planned) in layout.buffers.iter().enumerate() {
-            let target = Buffer::new(device, planned.bytes, Home::Device, "weights")?;
-            let mut start = 0;
-            while start < planned.bytes {
-                let bytes = staging_bytes.min(planned.bytes - start);
-                let (staging, commands, ticket) = &mut ring[turn];
-                turn = (turn + 1) % 2;
-                queue.wait_for(*ticket).map_err(|e| failed(doing, e))?;
-                let pieces = pieces(&layout, index, start, bytes, section);
-                // SAFETY: the pieces lie inside the staging buffer, whose earlier copy is done.
-                unsafe {
-                    copy_pieces(
-                        staging.mapped(),
-                        &pieces,
-                        &done,
-                        progress.map(|p| (p, total)),
-                    );
-                }
-                let region = vk::BufferCopy {
-                    src_offset: 0,
-                    dst_offset: start,
-                    size: bytes,
-                };
-                // SAFETY: both buffers are alive until the queue has been waited for, and the region lies in both.
-                unsafe { record_copy(device, *commands, staging.raw, target.raw, region) }
-                    .map_err(|e| refused(doing, e))?;
-                *ticket = queue.submit(*commands).map_err(|e| failed(doing, e))?;
-                start += bytes;
-            }
-            buffers.push(target);
-        }
-        queue.wait().map_err(|e| failed(doing, e))?;
+        let uploaded = upload_all(
+            device,
+            queue,
+            &layout,
+            &buffers,
+            &mut ring,
+            section,
+            progress.map(|tell| (tell, total)),
+        );
+        // Also after a failure: the GPU may still copy out of what is about to go.
+        let done = queue.wait();
+        uploaded
+            .and(done)
+            .map_err(|reason| failed("uploading the weights", reason))?;
         Ok(Self {
             layout,
             buffers,
@@ -221,6 +207,51 @@ impl Weights {
         let (buffer, at, left) = self.layout.locate(offset)?;
         (left >= bytes).then(|| (self.buffers[buffer].raw, at))
     }
+}
+
+/// One of the two staging buffers.
+struct Stage {
+    buffer: Buffer,
+    commands: vk::CommandBuffer,
+    /// The submit that copies it away.
+    submit: u64,
+}
+
+/// Fills and submits staging buffers in turns until all is on its way.
+fn upload_all(
+    device: &LogicalDevice,
+    queue: &mut Queue,
+    layout: &Layout,
+    buffers: &[Buffer],
+    ring: &mut [Stage],
+    section: &[u8],
+    progress: Option<(Progress, u64)>,
+) -> Result<(), String> {
+    let done = AtomicU64::new(0);
+    let mut turn = 0;
+    for (index, (planned, target)) in layout.buffers.iter().zip(buffers).enumerate() {
+        let mut start = 0;
+        while start < planned.bytes {
+            let stage = &mut ring[turn];
+            turn = 1 - turn;
+            let bytes = stage.buffer.bytes.min(planned.bytes - start);
+            queue.wait_for(stage.submit)?;
+            let pieces = pieces(layout, index, start, bytes, section);
+            // SAFETY: the pieces lie inside the staging buffer, whose earlier copy is done.
+            unsafe { copy_pieces(stage.buffer.mapped(), &pieces, &done, progress) };
+            let region = vk::BufferCopy {
+                src_offset: 0,
+                dst_offset: start,
+                size: bytes,
+            };
+            // SAFETY: the caller keeps both buffers until it has waited for the queue; the region lies in both.
+            unsafe { record_copy(device, stage.commands, stage.buffer.raw, target.raw, region) }
+                .map_err(explain)?;
+            stage.submit = queue.submit(stage.commands)?;
+            start += bytes;
+        }
+    }
+    Ok(())
 }
 
 /// How weights may come to the GPU.
