@@ -100,7 +100,7 @@ alias MatrixC = coop_mat{{ mat }}x{{ mat }}<f32, C>;
 {% endmacro %}
 {# Multiplies the tile at `base`. #}
 {% macro compute(base) %}
-{% for k in range(tile_k // mat) %}
+{% for k in range(tile_k // slices // mat) %}
         {
 {% for i in range(frags_m) %}
             let fa{{ i }} = coopLoadT<MatrixA>(&tile_as_f16[{{ base }} + a_from + {{ i * mat * row + k * mat // 8 }}u], {{ row }}u);
@@ -153,10 +153,17 @@ fn main(
 {% endfor %}
 {% endfor %}
 
-    let tile_row = subgroup / {{ tile_n // subgroup_n }}u * {{ subgroup_m }}u;
+    let tile_row = subgroup / {{ tile_n // subgroup_n }}u{{ " %% %du"|format(tile_m // subgroup_m) if slices > 1 else "" }} * {{ subgroup_m }}u;
     let tile_col = subgroup % {{ tile_n // subgroup_n }}u * {{ subgroup_n }}u;
+{% if slices > 1 %}
+    // Subgroups with the same rows and columns share out each step's columns of a and w; their sums meet in the end.
+    let slice = subgroup / {{ (tile_m // subgroup_m) * (tile_n // subgroup_n) }}u;
+    let a_from = tile_row * {{ row }}u + slice * {{ octets // slices }}u;
+    let b_from = {{ b_start }}u + tile_col * {{ row }}u + slice * {{ octets // slices }}u;
+{% else %}
     let a_from = tile_row * {{ row }}u;
     let b_from = {{ b_start }}u + tile_col * {{ row }}u;
+{% endif %}
 {% for i in range(frags_m) %}
 {% for j in range(frags_n) %}
     var c{{ i }}_{{ j }} = MatrixC();
@@ -187,8 +194,50 @@ fn main(
     }
 {% endif %}
 
-    // The sums go through workgroup memory in strips, each subgroup through its own part.
     workgroupBarrier();
+{% macro put(sum) %}
+        if (r < rows && col < {{ out_cols }}u) {
+            let scale = a_scale[r];
+{% if epilogue == "geglu" %}
+            let value = geglu({{ sum("at") }} * scale, {{ sum("at + 4u") }} * scale);
+{% elif epilogue == "softcap" %}
+            let value = softcap({{ sum("at") }} * scale);
+{% else %}
+            let value = {{ sum("at") }} * scale;
+{% endif %}
+{% if out_vectors %}
+            y[(r * {{ y_cols }}u + p.first_col + col) / 4u] = value;
+{% else %}
+            let to = r * {{ y_cols }}u + p.first_col + col;
+{% for c in range(4) %}
+            {{ "if (col + %du < %du) { "|format(c, out_cols) if c else "{ " }}y[to + {{ c }}u] = value.{{ "xyzw"[c] }}; }
+{% endfor %}
+{% endif %}
+        }
+{% endmacro %}
+{% macro sum_of_one(at) %}bitcast<vec4<f32>>(tile[{{ at }}]){% endmacro %}
+{% macro sum_of_slices(at) %}({% for s in range(slices) %}{{ " + " if s else "" }}bitcast<vec4<f32>>(tile[{{ at }}{{ " + %du"|format(s * tile_m * (tile_n // 4 + 1)) if s else "" }}]){% endfor %}){% endmacro %}
+{% if whole %}
+    // The sums go through workgroup memory.
+{% set sums_row = tile_n // 4 + 1 %}
+{% set out_tile = tile_n // 2 if epilogue == "geglu" else tile_n %}
+    let sums = {{ "slice * %du + "|format(tile_m * sums_row) if slices > 1 else "" }}tile_row * {{ sums_row }}u + tile_col / 4u;
+{% for i in range(frags_m) %}
+{% for j in range(frags_n) %}
+    coopStoreT(c{{ i }}_{{ j }}, &tile_as_f32[sums + {{ i * mat * sums_row + j * mat // 4 }}u], {{ sums_row }}u);
+{% endfor %}
+{% endfor %}
+    workgroupBarrier();
+    for (var item = local; item < {{ tile_m * out_tile // 4 }}u; item += {{ threads }}u) {
+        let tile_r = item / {{ out_tile // 4 }}u;
+        let tile_c = item % {{ out_tile // 4 }}u;
+        let at = tile_r * {{ sums_row }}u + {{ "tile_c / 4u * 8u + tile_c % 4u" if epilogue == "geglu" else "tile_c" }};
+        let r = first_row + tile_r;
+        let col = first_n{{ " / 2u" if epilogue == "geglu" else "" }} + tile_c * 4u;
+{{ put(sum_of_slices) }}
+    }
+{% else %}
+    // The sums go through workgroup memory in strips, each subgroup through its own part.
 {% set strip_row = strip // 4 + 1 %}
 {% set out_strip = strip // 2 if epilogue == "geglu" else strip %}
     let strip = subgroup * {{ mat * strip_row }}u;
@@ -204,26 +253,10 @@ fn main(
         let at = strip + strip_r * {{ strip_row }}u + {{ "strip_c / 4u * 8u + strip_c % 4u" if epilogue == "geglu" else "strip_c" }};
         let r = first_row + tile_row + {{ i * mat }}u + strip_r;
         let col = (first_n + tile_col + {{ s * strip }}u){{ " / 2u" if epilogue == "geglu" else "" }} + strip_c * 4u;
-        if (r < rows && col < {{ out_cols }}u) {
-            let scale = a_scale[r];
-{% if epilogue == "geglu" %}
-            let value = geglu(bitcast<vec4<f32>>(tile[at]) * scale, bitcast<vec4<f32>>(tile[at + 4u]) * scale);
-{% elif epilogue == "softcap" %}
-            let value = softcap(bitcast<vec4<f32>>(tile[at]) * scale);
-{% else %}
-            let value = bitcast<vec4<f32>>(tile[at]) * scale;
-{% endif %}
-{% if out_vectors %}
-            y[(r * {{ y_cols }}u + p.first_col + col) / 4u] = value;
-{% else %}
-            let to = r * {{ y_cols }}u + p.first_col + col;
-{% for c in range(4) %}
-            {{ "if (col + %du < %du) { "|format(c, out_cols) if c else "{ " }}y[to + {{ c }}u] = value.{{ "xyzw"[c] }}; }
-{% endfor %}
-{% endif %}
-        }
+{{ put(sum_of_one) }}
     }
     subgroupBarrier();
 {% endfor %}
 {% endfor %}
+{% endif %}
 }

@@ -57,7 +57,7 @@ pub struct GemmTuning {
     pub tile_m: u32,
     /// Rows of the weight of a workgroup, a multiple of 32.
     pub tile_n: u32,
-    /// Columns of a step: 32 or 64.
+    /// Columns of a step: 32, 64, or 128 where the activations' padded columns are a multiple of it.
     pub tile_k: u32,
     /// Rows of activations of a subgroup.
     pub subgroup_m: u32,
@@ -65,6 +65,8 @@ pub struct GemmTuning {
     pub subgroup_n: u32,
     /// Tiles in workgroup memory: 1, or 2 with one barrier less a step.
     pub stages: u32,
+    /// Subgroups that share out the columns of a step among them, for the same results: 1, 2 or 4.
+    pub slices: u32,
 }
 
 impl GemmTuning {
@@ -77,6 +79,7 @@ impl GemmTuning {
             subgroup_m: 64,
             subgroup_n: 32,
             stages: 2,
+            slices: 1,
         };
         let small = Self {
             tile_m: 64,
@@ -85,6 +88,7 @@ impl GemmTuning {
             subgroup_m: 32,
             subgroup_n: 32,
             stages: 1,
+            slices: 1,
         };
         let groups = max_rows.div_ceil(large.tile_m) * n.div_ceil(large.tile_n);
         if groups >= BUSY_GROUPS { large } else { small }
@@ -100,20 +104,37 @@ impl GemmTuning {
             subgroup_m: 8,
             subgroup_n: 32,
             stages: 1,
+            slices: 1,
         }
     }
 
     /// Subgroups of a workgroup.
     fn subgroups(self) -> u32 {
-        (self.tile_m / self.subgroup_m) * (self.tile_n / self.subgroup_n)
+        (self.tile_m / self.subgroup_m) * (self.tile_n / self.subgroup_n) * self.slices
     }
 
-    /// Elements of 16 bytes in workgroup memory: the tiles, or the strips of sums if they are larger.
-    fn tile_elements(self, mat: u32) -> u32 {
-        let row = self.tile_k / OCTET + 1;
-        let tiles = self.stages * (self.tile_m + self.tile_n) * row;
-        let strips = self.subgroups() * mat * (STRIP / 4 + 1);
-        tiles.max(strips)
+    /// Elements of 16 bytes of the tiles in workgroup memory.
+    fn tile_elements(self) -> u32 {
+        self.stages * (self.tile_m + self.tile_n) * (self.tile_k / OCTET + 1)
+    }
+
+    /// Elements of 16 bytes of all sums in workgroup memory.
+    fn sum_elements(self) -> u32 {
+        self.slices * self.tile_m * (self.tile_n / 4 + 1)
+    }
+
+    /// Whether all sums go through workgroup memory at once: where slices meet, and where it takes no more memory.
+    fn whole_sums(self) -> bool {
+        self.slices > 1 || self.sum_elements() <= self.tile_elements()
+    }
+
+    /// Elements of 16 bytes in workgroup memory: the tiles, or the sums on their way out if they are larger.
+    fn elements(self, mat: u32) -> u32 {
+        let sums = match self.whole_sums() {
+            true => self.sum_elements(),
+            false => self.subgroups() * mat * (STRIP / 4 + 1),
+        };
+        self.tile_elements().max(sums)
     }
 }
 
@@ -227,10 +248,11 @@ pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning
         subgroup_m,
         subgroup_n,
         stages,
+        slices,
     } = tuning;
     assert!(tile_m % subgroup_m == 0 && subgroup_m % mat == 0);
     assert!(tile_n % subgroup_n == 0 && subgroup_n % STRIP == 0);
-    assert!(tile_k == 32 || tile_k == 64);
+    assert!(padded_k(shape.k).is_multiple_of(tile_k) && tile_k.is_multiple_of(slices * mat));
     assert!(stages == 1 || stages == 2);
     let steps = shape.k.div_ceil(tile_k);
     let padded_words = shape.format.words(shape.k) * u64::from(shape.format.values_per_word());
@@ -244,9 +266,11 @@ pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning
         subgroup_m: subgroup_m,
         subgroup_n: subgroup_n,
         stages: stages,
+        slices: slices,
+        whole: tuning.whole_sums(),
         strip: STRIP,
         threads: tuning.subgroups() * subgroup,
-        tile_elements: tuning.tile_elements(mat),
+        tile_elements: tuning.elements(mat),
         steps: steps,
         k_tail: u64::from(steps * tile_k) != padded_words,
         out_vectors: shape.out_cols.is_multiple_of(4) && shape.y_cols.is_multiple_of(4),

@@ -49,6 +49,7 @@ fn kernels_of_a_small_shape() {
         subgroup_m: 16,
         subgroup_n: 32,
         stages: 2,
+        slices: 1,
     };
     let variants = vec![
         matrix_variant(&shape, MatrixShape::F16x16, tuning),
