@@ -214,6 +214,29 @@ fn devices_are_listed() {
     let devices = json(&output);
     assert_eq!(devices[0]["name"], "cpu");
     assert_eq!(devices[0]["usable"], true);
+    // The tests' set-up installs a Vulkan device in software.
+    assert_eq!(devices[1]["name"], "vulkan:0", "{devices}");
+    assert_eq!(devices[1]["usable"], true, "{devices}");
+    let about = devices[1]["about"].as_str().unwrap();
+    assert!(about.contains("wave ") && about.contains(" GiB"), "{about}");
+}
+
+#[test]
+fn a_machine_without_a_gpu_says_so_and_lists_the_rest() {
+    let output = Command::new(env!("CARGO_BIN_EXE_gemrun"))
+        .arg("devices")
+        .env("VK_DRIVER_FILES", "/nothing/here.json")
+        .env("VK_ICD_FILENAMES", "/nothing/here.json")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("cpu: "), "{text}");
+    assert!(
+        text.contains("vulkan: not usable: no Vulkan driver is installed")
+            || text.contains("vulkan: not usable: no GPU with a Vulkan driver"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -291,9 +314,19 @@ fn wrong_usage_exits_2() {
         let text = error(&fixture.run(command, args), 2);
         assert!(text.contains(message), "{command} {args:?}: {text}");
     }
-    let text = error(&fixture.run("generate", &["--device", "tpu"]), 1);
+    for name in ["tpu", "cpu:1", "vulkan:", "tpu:0"] {
+        let text = error(&fixture.run("generate", &["--device", name]), 1);
+        assert!(
+            text.contains(&format!("unknown device {name}; known: auto, cpu, vulkan")),
+            "{text}"
+        );
+    }
+    let text = error(
+        &fixture.run("generate", &["--ids", "2", "--device", "vulkan:0"]),
+        1,
+    );
     assert!(
-        text.contains("unknown device tpu; known: auto, cpu"),
+        text.contains("no plan that runs on vulkan:0 alone; its plans: cpu"),
         "{text}"
     );
 }
