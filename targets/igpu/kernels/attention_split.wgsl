@@ -10,12 +10,12 @@ A chunk is what a thread loads of a key or a value at once: `words` 32-bit words
 {% set chunk_type = {1: "u32", 2: "vec2<u32>", 4: "vec4<u32>"}[words] %}
 {% set zero_chunk = chunk_type ~ "()" %}
 {% include "call" %}
-@group(0) @binding(0) var<storage, read> input: array<f32>;
-@group(0) @binding(1) var<storage, {{ cache_access }}> keys: array<{{ chunk_type }}>;
-@group(0) @binding(2) var<storage, {{ cache_access }}> values: array<{{ chunk_type }}>;
-@group(0) @binding(3) var<storage, read_write> output: array<vec{{ part }}<u32>>;
+@group(0) @binding({{ input_binding }}) var<storage, read> input: array<f32>;
+@group(0) @binding({{ keys_binding }}) var<storage, {{ cache_access }}> keys: array<{{ chunk_type }}>;
+@group(0) @binding({{ values_binding }}) var<storage, {{ cache_access }}> values: array<{{ chunk_type }}>;
+@group(0) @binding({{ output_binding }}) var<storage, read_write> output: array<vec{{ part }}<u32>>;
 {% if rope %}
-@group(0) @binding(5) var<storage, read> table: array<f32>;
+@group(0) @binding({{ table_binding }}) var<storage, read> table: array<f32>;
 {% endif %}
 {% if q_norm is not none %}
 @group(0) @binding({{ q_norm }}) var<storage, read> q_norm: array<f32>;

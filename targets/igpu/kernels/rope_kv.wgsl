@@ -3,11 +3,11 @@ Norms and rotates the heads of q and k, stores k and v: grid (heads of q, k and 
 computes whole words of the result, two elements with halves, and so rotates both of a pair only if it has both.
 #}
 {% include "call" %}
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read_write> keys: array<u32>;
-@group(0) @binding(2) var<storage, read_write> values: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
-@group(0) @binding(5) var<storage, read> table: array<f32>;
+@group(0) @binding({{ qkv_binding }}) var<storage, read> qkv: array<f32>;
+@group(0) @binding({{ keys_binding }}) var<storage, read_write> keys: array<u32>;
+@group(0) @binding({{ values_binding }}) var<storage, read_write> values: array<u32>;
+@group(0) @binding({{ out_binding }}) var<storage, read_write> out: array<f32>;
+@group(0) @binding({{ table_binding }}) var<storage, read> table: array<f32>;
 {% if q_norm is not none %}
 @group(0) @binding({{ q_norm }}) var<storage, read> q_norm: array<f32>;
 {% endif %}

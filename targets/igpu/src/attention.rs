@@ -12,8 +12,7 @@ mod tile;
 use crate::error::LowerError;
 use crate::lowering::Lowering;
 use gembin_bundle::cpu::CpuStep;
-use gembin_bundle::gpu::{Access, BindingNeed, Resource};
-use gembin_bundle::manifest::{Buffer, Cache, Phase, RowSet, Span};
+use gembin_bundle::manifest::{Buffer, Cache, Phase, RowSet};
 
 pub(crate) use rope_kv::rope_kv;
 pub(crate) use split::rope_attention;
@@ -141,43 +140,6 @@ impl<'a> Attend<'a> {
 /// Whether positions can exceed the capacity, so that rows of the cache are reused.
 fn wraps(l: &Lowering<'_>, cache: &Cache) -> bool {
     cache.capacity < l.limits().context
-}
-
-/// A need of a buffer of `cols` words a row.
-fn rows_need(access: Access, cols: u32) -> BindingNeed {
-    BindingNeed {
-        access,
-        fixed_bytes: 0,
-        row_bytes: u64::from(cols) * 4,
-    }
-}
-
-fn fixed_need(access: Access, bytes: u64) -> BindingNeed {
-    BindingNeed {
-        access,
-        fixed_bytes: bytes,
-        row_bytes: 0,
-    }
-}
-
-fn call_need() -> BindingNeed {
-    BindingNeed {
-        access: Access::Read,
-        fixed_bytes: gembin_bundle::gpu::CALL_HEADER_WORDS * 4,
-        row_bytes: gembin_bundle::gpu::CALL_ROW_WORDS * 4,
-    }
-}
-
-/// A whole vector of weights.
-fn vector(l: &Lowering<'_>, weight: u32) -> (BindingNeed, Resource) {
-    let bytes = u64::from(l.weight(weight).cols) * 4;
-    let piece = Span { offset: 0, bytes };
-    let resource = Resource::Data {
-        weight,
-        piece,
-        gathered: false,
-    };
-    (fixed_need(Access::Read, bytes), resource)
 }
 
 /// A number as WGSL writes it.

@@ -1,9 +1,9 @@
 //! Collects what a kernel binds: for each buffer its number in the template, its need in the spec, its resource in the step.
 
 use crate::lowering::Piece;
-use gembin_bundle::cpu::WeightIdx;
+use gembin_bundle::cpu::{CacheIdx, WeightIdx};
 use gembin_bundle::gpu::{Access, BindingNeed, CALL_HEADER_WORDS, CALL_ROW_WORDS, Resource};
-use gembin_bundle::manifest::{Buffer, Span, WeightEntry};
+use gembin_bundle::manifest::{Buffer, Cache, Span, WeightEntry};
 
 /// The bindings of one dispatch, in order.
 #[derive(Default)]
@@ -81,5 +81,11 @@ impl Bindings {
             gathered,
         };
         self.add(Access::Read, piece.bytes, 0, resource)
+    }
+
+    /// Keys and values of a cache.
+    pub(crate) fn cache(&mut self, access: Access, index: CacheIdx, cache: &Cache) -> [u32; 2] {
+        [Resource::Keys(index), Resource::Values(index)]
+            .map(|resource| self.add(access, cache.bytes / 2, 0, resource))
     }
 }

@@ -8,6 +8,10 @@ pub const ALL: &[(&str, &str)] = &[
         "attention_split",
         include_str!("../kernels/attention_split.wgsl"),
     ),
+    (
+        "attention_tile",
+        include_str!("../kernels/attention_tile.wgsl"),
+    ),
     ("call", include_str!("../kernels/call.wgsl")),
     (
         "gemm_epilogue",

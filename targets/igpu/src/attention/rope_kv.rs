@@ -1,13 +1,14 @@
 //! Norms and rotation of many rows, and storing their keys and values.
 
 use super::chunk::is_f16;
-use super::{call_need, fixed_need, literal, rows_need, unsupported, vector, wraps};
+use super::{literal, unsupported, wraps};
+use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
 use gembin_bundle::cpu::CpuStep;
-use gembin_bundle::gpu::{Access, Extent, Needs, Resource};
+use gembin_bundle::gpu::{Access, Extent, Needs};
 use gembin_bundle::manifest::RowSet;
 
 /// Heads of a workgroup.
@@ -32,31 +33,13 @@ pub(crate) fn rope_kv(l: &mut Lowering<'_>, label: &str, step: &CpuStep) -> Resu
         return Err(unsupported(label, "keys are stored for every row"));
     }
     let cache = l.cache(*cache_index);
-    let mut needs = vec![
-        rows_need(Access::Read, qkv.cols),
-        fixed_need(Access::ReadWrite, cache.bytes / 2),
-        fixed_need(Access::ReadWrite, cache.bytes / 2),
-        rows_need(Access::Write, out.cols),
-        call_need(),
-        rows_need(Access::Read, table.cols),
-    ];
-    let mut bindings = vec![
-        Resource::Value(*qkv),
-        Resource::Keys(*cache_index),
-        Resource::Values(*cache_index),
-        Resource::Value(*out),
-        Resource::Call,
-        Resource::Value(*table),
-    ];
-    let mut norms = [None, None];
-    for (norm, weight) in norms.iter_mut().zip([q_norm, k_norm]) {
-        if let Some(weight) = weight {
-            *norm = Some(needs.len());
-            let (need, resource) = vector(l, *weight);
-            needs.push(need);
-            bindings.push(resource);
-        }
-    }
+    let mut bound = Bindings::default();
+    let input = bound.read(*qkv);
+    let [keys, values] = bound.cache(Access::ReadWrite, *cache_index, cache);
+    let result = bound.write(*out);
+    let call = bound.call();
+    let table = bound.read(*table);
+    let norms = [q_norm, k_norm].map(|norm| norm.map(|w| bound.vector(w, l.weight(w))));
     let [q, k] = norms.map(|norm| if norm.is_some() { "norm" } else { "as is" });
     let name = format!(
         "rope_kv q {q} k {k} eps {eps:?} {} {q_heads}x{}/{} in {} slots x {}{}",
@@ -68,7 +51,12 @@ pub(crate) fn rope_kv(l: &mut Lowering<'_>, label: &str, step: &CpuStep) -> Resu
         if wraps(l, cache) { " ring" } else { "" },
     );
     let constants = constants! {
-        call_binding: 4,
+        qkv_binding: input,
+        keys_binding: keys,
+        values_binding: values,
+        out_binding: result,
+        call_binding: call,
+        table_binding: table,
         rows: "seq",
         q_norm: norms[0],
         k_norm: norms[1],
@@ -82,7 +70,7 @@ pub(crate) fn rope_kv(l: &mut Lowering<'_>, label: &str, step: &CpuStep) -> Resu
     };
     let spec = Spec {
         name,
-        bindings: needs,
+        bindings: bound.needs,
         variants: vec![VariantSpec {
             name: "portable",
             template: "rope_kv",
@@ -97,5 +85,5 @@ pub(crate) fn rope_kv(l: &mut Lowering<'_>, label: &str, step: &CpuStep) -> Resu
         Extent::Rows(qkv.rows),
         Extent::Fixed(1),
     ];
-    l.dispatch(label, spec, bindings, Vec::new(), work)
+    l.dispatch(label, spec, bound.resources, Vec::new(), work)
 }

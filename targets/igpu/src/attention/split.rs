@@ -6,15 +6,14 @@
 //! thread has one piece of the head and every so many-th position.
 
 use super::chunk::{Chunk, is_f16};
-use super::{
-    Attend, Partials, SPLITS, call_need, fixed_need, literal, rows_need, unsupported, vector, wraps,
-};
+use super::{Attend, Partials, SPLITS, literal, unsupported, wraps};
+use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
 use gembin_bundle::cpu::CpuStep;
-use gembin_bundle::gpu::{Access, Extent, Needs, Resource};
+use gembin_bundle::gpu::{Access, Extent, Needs};
 use gembin_bundle::manifest::{Buffer, Cache, RowSet};
 
 /// Threads of a workgroup.
@@ -93,33 +92,17 @@ fn split(
         Some(_) => Access::ReadWrite,
         None => Access::Read,
     };
-    let mut needs = vec![
-        rows_need(Access::Read, input.cols),
-        fixed_need(cache_access, cache.bytes / 2),
-        fixed_need(cache_access, cache.bytes / 2),
-        rows_need(Access::Write, partials.parts.cols),
-        call_need(),
-    ];
-    let mut bindings = vec![
-        Resource::Value(input),
-        Resource::Keys(attend.cache),
-        Resource::Values(attend.cache),
-        Resource::Value(partials.parts),
-        Resource::Call,
-    ];
+    let mut bound = Bindings::default();
+    let input_binding = bound.read(input);
+    let [keys, values] = bound.cache(cache_access, attend.cache, cache);
+    let output = bound.write(partials.parts);
+    let call = bound.call();
     let mut norms = [None, None];
+    let mut table = None;
     let mut name = "attention_split".to_owned();
     if let Some(rope) = rope {
-        needs.push(rows_need(Access::Read, cache.head_dim));
-        bindings.push(Resource::Value(rope.table));
-        for (norm, weight) in norms.iter_mut().zip([rope.q_norm, rope.k_norm]) {
-            if let Some(weight) = weight {
-                *norm = Some(needs.len());
-                let (need, resource) = vector(l, weight);
-                needs.push(need);
-                bindings.push(resource);
-            }
-        }
+        table = Some(bound.read(rope.table));
+        norms = [rope.q_norm, rope.k_norm].map(|norm| norm.map(|w| bound.vector(w, l.weight(w))));
         let [q, k] = norms.map(|norm| if norm.is_some() { "norm" } else { "as is" });
         name += &format!(" rope q {q} k {k} eps {:?}", rope.eps);
     }
@@ -137,7 +120,12 @@ fn split(
         threads: THREADS,
         rope: rope.is_some(),
         rows: rows,
-        call_binding: 4,
+        input_binding: input_binding,
+        keys_binding: keys,
+        values_binding: values,
+        output_binding: output,
+        call_binding: call,
+        table_binding: table,
         q_norm: norms[0],
         k_norm: norms[1],
         eps: literal(rope.map_or(0.0, |rope| rope.eps)),
@@ -175,7 +163,7 @@ fn split(
     };
     let spec = Spec {
         name,
-        bindings: needs,
+        bindings: bound.needs,
         variants: vec![VariantSpec {
             name: "portable",
             template: "attention_split",
@@ -190,7 +178,7 @@ fn split(
         Extent::Fixed(SPLITS),
         Extent::Rows(input.rows),
     ];
-    l.dispatch(label, spec, bindings, Vec::new(), work)?;
+    l.dispatch(label, spec, bound.resources, Vec::new(), work)?;
     Ok(partials)
 }
 

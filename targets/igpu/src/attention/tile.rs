@@ -1,8 +1,25 @@
-//! Attention of many rows of one sequence.
+//! Attention of many rows of one sequence: neighbouring rows and all heads of a KV head share what they read.
+//!
+//! The rows of a call are of one sequence, as the phase says; their positions may be in any order, but a tile goes
+//! through all positions from the first to the last that any of its rows sees. Two ways: `portable` in f32, and on
+//! matrix units with queries, weights and sums of a tile in f16, f16 and f32.
 
-use super::{Attend, unsupported};
+use super::chunk::{Chunk, is_f16};
+use super::{Attend, literal, unsupported, wraps};
+use crate::bindings::Bindings;
+use crate::constants;
 use crate::error::LowerError;
+use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
+use gembin_bundle::gpu::{Access, Extent, Needs};
+use gembin_bundle::manifest::RowSet;
+
+/// Threads of a workgroup.
+const THREADS: u32 = 256;
+/// Queries of a tile in f32.
+const QUERIES: u32 = 32;
+/// Positions of a tile in f32: a thread makes 2 x 4 scores.
+const TILE: u32 = THREADS * 8 / QUERIES;
 
 /// Rows of one sequence.
 pub(super) fn attend_sequence(
@@ -10,6 +27,111 @@ pub(super) fn attend_sequence(
     label: &str,
     attend: &Attend<'_>,
 ) -> Result<(), LowerError> {
-    let _ = (l, attend);
-    Err(unsupported(label, "rows of one sequence"))
+    let cache = attend.shape;
+    if attend.q.rows != RowSet::Seq {
+        return Err(unsupported(
+            label,
+            "rows asked for are not neighbours of one sequence",
+        ));
+    }
+    let mut bound = Bindings::default();
+    let numbers = Numbers {
+        input: bound.read(attend.q),
+        cache: bound.cache(Access::Read, attend.cache, cache),
+        output: bound.write(attend.out),
+        call: bound.call(),
+    };
+    let spec = Spec {
+        name: format!("attention_tile {}", attend.name(l)),
+        bindings: bound.needs,
+        variants: vec![portable(l, attend, numbers)],
+    };
+    let work = [
+        Extent::Rows(attend.q.rows),
+        Extent::Fixed(attend.heads),
+        Extent::Fixed(1),
+    ];
+    l.dispatch(label, spec, bound.resources, Vec::new(), work)
+}
+
+/// Numbers of the bindings.
+#[derive(Clone, Copy)]
+struct Numbers {
+    input: u32,
+    cache: [u32; 2],
+    output: u32,
+    call: u32,
+}
+
+/// How the queries of a workgroup are put together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Queries {
+    /// Workgroups that share a KV head's query heads.
+    batches: u32,
+    /// Heads of one.
+    heads: u32,
+    /// Rows of one.
+    rows: u32,
+}
+
+impl Queries {
+    /// Of at most `most` queries, for `group` query heads a KV head, which are shared out evenly.
+    fn of(group: u32, most: u32) -> Self {
+        let batches = (group.div_ceil(most)..=group)
+            .find(|&batches| group.is_multiple_of(batches))
+            .unwrap_or(group);
+        let heads = group / batches;
+        Self {
+            batches,
+            heads,
+            rows: most / heads,
+        }
+    }
+}
+
+fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantSpec {
+    let cache = attend.shape;
+    let chunk = Chunk::of(cache);
+    let chunks = cache.head_dim / chunk.elements();
+    let queries = Queries::of(attend.group(), QUERIES);
+    // As many neighbours as have a chunk each; a query's sums lie in at least THREADS / QUERIES threads.
+    let sum_lanes = (1 << chunks.ilog2()).clamp(THREADS / QUERIES, 64);
+    VariantSpec {
+        name: "portable",
+        template: "attention_tile",
+        constants: constants! {
+            threads: THREADS,
+            input_binding: numbers.input,
+            keys_binding: numbers.cache[0],
+            values_binding: numbers.cache[1],
+            output_binding: numbers.output,
+            call_binding: numbers.call,
+            rows: "seq",
+            heads: attend.heads,
+            kv_heads: cache.kv_heads,
+            group: attend.group(),
+            batches: queries.batches,
+            tile_heads: queries.heads,
+            tile_rows: queries.rows,
+            capacity: cache.capacity,
+            wraps: wraps(l, cache),
+            window: cache.window.unwrap_or(0),
+            f16: is_f16(cache),
+            words: chunk.words,
+            parts: chunk.parts,
+            part: chunk.part,
+            chunks: chunks,
+            queries: QUERIES,
+            tile: TILE,
+            softmax_team: THREADS / QUERIES,
+            sum_lanes: sum_lanes,
+            own_queries: QUERIES / (THREADS / sum_lanes),
+            own_chunks: chunks.div_ceil(sum_lanes),
+            scale: literal(attend.scale),
+            softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
+        },
+        needs: Needs::default(),
+        subgroup: None,
+        tile: [queries.rows, queries.heads, 1],
+    }
 }
