@@ -7,6 +7,8 @@
 //! - Bits: WGSL's way from a word to two halves is through f32. Where the halves are f16 again, it becomes a bit cast.
 //! - Zero cooperative matrices: naga has constants and initializers for them, of which RADV 25.0 makes matrices whose
 //!   first element alone is zero. They are made of one zero where the function begins, and stored.
+//! - Products of cooperative matrices, element by element: WGSL has only sums and differences. In a function named
+//!   `product_by_element`, a difference is a product.
 //! - Barriers of a subgroup order its accesses to workgroup memory, which naga leaves out.
 //! - Arrays of workgroup memory have no explicit layout.
 
@@ -17,6 +19,9 @@ use std::collections::{HashMap, HashSet};
 
 /// What stands between a variable's name and the type it is viewed as.
 const VIEW: &str = "_as_";
+
+/// The function that multiplies two cooperative matrices element by element.
+const PRODUCT: &str = "product_by_element";
 
 /// Whether a workgroup variable of this name is a view of another.
 pub(crate) fn is_view(name: &str) -> bool {
@@ -30,6 +35,7 @@ pub(crate) fn adjust(code: Vec<u32>) -> Result<Vec<u32>, String> {
     resolve_views(&mut module)?;
     cast_halves(&mut module);
     construct_zero_matrices(&mut module);
+    multiply_elements(&mut module);
     order_subgroups(&mut module);
     module.debug_names.clear();
     module.debug_string_source.clear();
@@ -289,6 +295,31 @@ fn construct_zero_matrices(module: &mut Module) {
                 let begin = std::iter::once(construct).chain(stores);
                 first.instructions.splice(body..body, begin);
             }
+        }
+    }
+}
+
+/// Turns the difference in the function [`PRODUCT`] into a product.
+fn multiply_elements(module: &mut Module) {
+    let product = module.debug_names.iter().find_map(|name| {
+        let is_product = name.operands.get(1) == Some(&Operand::LiteralString(PRODUCT.to_owned()));
+        id_at(name, 0).filter(|_| is_product)
+    });
+    let function = module.functions.iter_mut().find(|function| {
+        product.is_some() && function.def.as_ref().and_then(|def| def.result_id) == product
+    });
+    for instruction in function
+        .into_iter()
+        .flat_map(|function| &mut function.blocks)
+        .flat_map(|block| &mut block.instructions)
+    {
+        if instruction.class.opcode == Op::FSub {
+            *instruction = Instruction::new(
+                Op::FMul,
+                instruction.result_type,
+                instruction.result_id,
+                instruction.operands.clone(),
+            );
         }
     }
 }

@@ -5,6 +5,10 @@ pub const ALL: &[(&str, &str)] = &[
     ("rope_kv", include_str!("../kernels/rope_kv.wgsl")),
     ("cache_chunk", include_str!("../kernels/cache_chunk.wgsl")),
     (
+        "attention_matrix",
+        include_str!("../kernels/attention_matrix.wgsl"),
+    ),
+    (
         "attention_split",
         include_str!("../kernels/attention_split.wgsl"),
     ),

@@ -11,7 +11,7 @@ use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
-use gembin_bundle::gpu::{Access, Extent, Needs};
+use gembin_bundle::gpu::{Access, Extent, MatrixShape, Needs};
 use gembin_bundle::manifest::RowSet;
 
 /// Threads of a workgroup.
@@ -41,10 +41,14 @@ pub(super) fn attend_sequence(
         output: bound.write(attend.out),
         call: bound.call(),
     };
+    let mut variants = Vec::new();
+    variants.extend(Matrix::size16(attend).map(|m| m.variant(l, attend, numbers)));
+    variants.extend(Matrix::size8(attend).map(|m| m.variant(l, attend, numbers)));
+    variants.push(portable(l, attend, numbers));
     let spec = Spec {
         name: format!("attention_tile {}", attend.name(l)),
         bindings: bound.needs,
-        variants: vec![portable(l, attend, numbers)],
+        variants,
     };
     let work = [
         Extent::Rows(attend.q.rows),
@@ -85,6 +89,117 @@ impl Queries {
             batches,
             heads,
             rows: most / heads,
+        }
+    }
+}
+
+/// How a variant on the matrix units is tiled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Matrix {
+    shape: MatrixShape,
+    /// Rows and columns of a matrix.
+    size: u32,
+    subgroup: u32,
+    subgroups: u32,
+    /// Queries of a workgroup.
+    queries: u32,
+    /// Positions of a tile.
+    tile: u32,
+    /// Subgroups that share the products of a matrix of scores.
+    dot_splits: u32,
+}
+
+impl Matrix {
+    /// For 16 x 16 x 16 matrices in subgroups of 32: what fits into the 48 KiB that desktop devices have.
+    fn size16(attend: &Attend<'_>) -> Option<Self> {
+        [(32, 32, 2), (16, 32, 4), (16, 16, 8)]
+            .into_iter()
+            .map(|(queries, tile, dot_splits)| Self {
+                shape: MatrixShape::F16x16,
+                size: 16,
+                subgroup: 32,
+                subgroups: 8,
+                queries,
+                tile,
+                dot_splits,
+            })
+            .find(|matrix| matrix.serves(attend, 48 << 10))
+    }
+
+    /// For 8 x 8 x 8 matrices in subgroups of 8: small, for the one known device with them is a processor.
+    fn size8(attend: &Attend<'_>) -> Option<Self> {
+        let matrix = Self {
+            shape: MatrixShape::F16x8,
+            size: 8,
+            subgroup: 8,
+            subgroups: 4,
+            queries: 16,
+            tile: 16,
+            dot_splits: 1,
+        };
+        matrix.serves(attend, 32 << 10).then_some(matrix)
+    }
+
+    /// Whether heads are made of whole matrices, halves as in the cache, and everything fits into workgroup memory.
+    fn serves(self, attend: &Attend<'_>, most_bytes: u32) -> bool {
+        let dim = attend.shape.head_dim;
+        let row = dim / 8 + 1;
+        let strips = self.subgroups * self.size * (self.size / 4 + 1);
+        let elements = self.queries * row
+            + (self.tile * row).max(strips)
+            + self.dot_splits * self.queries * (self.tile / 4 + 1)
+            + self.queries * (self.tile / 8 + 1);
+        is_f16(attend.shape)
+            && dim.is_multiple_of(self.size * self.dot_splits)
+            && elements * 16 + self.queries * 4 <= most_bytes
+    }
+
+    fn variant(self, l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantSpec {
+        let cache = attend.shape;
+        let queries = Queries::of(attend.group(), self.queries);
+        let threads = self.subgroup * self.subgroups;
+        VariantSpec {
+            name: match self.shape {
+                MatrixShape::F16x16 | MatrixShape::I8x16 => "matrix16",
+                MatrixShape::F16x8 | MatrixShape::I8x8 => "matrix8",
+            },
+            template: "attention_matrix",
+            constants: constants! {
+                threads: threads,
+                subgroup_size: self.subgroup,
+                mat: self.size,
+                queries: self.queries,
+                tile: self.tile,
+                dot_splits: self.dot_splits,
+                softmax_team: (threads / self.queries).min(self.tile / 4),
+                own_columns: (cache.head_dim / self.size).div_ceil(self.subgroups),
+                input_binding: numbers.input,
+                keys_binding: numbers.cache[0],
+                values_binding: numbers.cache[1],
+                output_binding: numbers.output,
+                call_binding: numbers.call,
+                rows: "seq",
+                heads: attend.heads,
+                head_dim: cache.head_dim,
+                kv_heads: cache.kv_heads,
+                group: attend.group(),
+                batches: queries.batches,
+                tile_heads: queries.heads,
+                tile_rows: queries.rows,
+                capacity: cache.capacity,
+                wraps: wraps(l, cache),
+                window: cache.window.unwrap_or(0),
+                chunks: cache.head_dim / 8,
+                scale: literal(attend.scale),
+                softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
+            },
+            needs: Needs {
+                f16: true,
+                matrix: Some(self.shape),
+                ..Needs::default()
+            },
+            subgroup: Some(self.subgroup),
+            tile: [queries.rows, queries.heads, 1],
         }
     }
 }
