@@ -8,7 +8,7 @@ A chunk is what a thread loads of a key or a value at once: `words` 32-bit words
 #}
 {% set head_words = chunks * parts %}
 {% set chunk_type = {1: "u32", 2: "vec2<u32>", 4: "vec4<u32>"}[words] %}
-{% set zero_chunk = chunk_type ~ "()" %}
+{% set has_norm = q_norm is not none or k_norm is not none %}
 {% include "call" %}
 @group(0) @binding({{ input_binding }}) var<storage, read> input: array<f32>;
 @group(0) @binding({{ keys_binding }}) var<storage, {{ cache_access }}> keys: array<{{ chunk_type }}>;
@@ -66,24 +66,45 @@ fn query_at(head: u32, i: u32) -> u32 {
 }
 
 {% if rope %}
-// Norms and rotates the queries and the new key, into `query`.
+// Norms and rotates the queries and the new key, into `query`. Everything is loaded before anybody waits.
 fn rotate(row: u32, kv_head: u32, first_head: u32, last_head: u32, local: u32) {
     let lane = local % {{ team }}u;
     let index = local / {{ team }}u;
     let is_key = index == QUERIES;
     let in_use = index <= QUERIES;
     let head = select(min(first_head + index, last_head), HEADS + kv_head, is_key);
-    let at = row * {{ input_cols }}u + select(0u, head * HEAD_DIM, in_use);
+    let at = row * {{ input_cols }}u + head * HEAD_DIM;
     {% for i in range(pairs) %}
+    {% set guard = "in_use && i_%d < %du"|format(i, head_dim // 2) if (i + 1) * team > head_dim // 2 else "in_use" %}
     let i_{{ i }} = lane + {{ i * team }}u;
     var a_{{ i }} = 0.0;
     var b_{{ i }} = 0.0;
-    if in_use && i_{{ i }} < {{ head_dim // 2 }}u {
+    var cosine_{{ i }} = 0.0;
+    var sine_{{ i }} = 0.0;
+    {% if has_norm %}
+    var weight_a_{{ i }} = 1.0;
+    var weight_b_{{ i }} = 1.0;
+    {% endif %}
+    if {{ guard }} {
         a_{{ i }} = input[at + i_{{ i }}];
         b_{{ i }} = input[at + {{ head_dim // 2 }}u + i_{{ i }}];
+        cosine_{{ i }} = table[row * HEAD_DIM + i_{{ i }}];
+        sine_{{ i }} = table[row * HEAD_DIM + {{ head_dim // 2 }}u + i_{{ i }}];
+        {% if q_norm is not none %}
+        if !is_key {
+            weight_a_{{ i }} = q_norm[i_{{ i }}];
+            weight_b_{{ i }} = q_norm[{{ head_dim // 2 }}u + i_{{ i }}];
+        }
+        {% endif %}
+        {% if k_norm is not none %}
+        if is_key {
+            weight_a_{{ i }} = k_norm[i_{{ i }}];
+            weight_b_{{ i }} = k_norm[{{ head_dim // 2 }}u + i_{{ i }}];
+        }
+        {% endif %}
     }
     {% endfor %}
-    {% if q_norm is not none or k_norm is not none %}
+    {% if has_norm %}
     var square = 0.0;
     {% for i in range(pairs) %}
     square = fma(a_{{ i }}, a_{{ i }}, fma(b_{{ i }}, b_{{ i }}, square));
@@ -94,28 +115,28 @@ fn rotate(row: u32, kv_head: u32, first_head: u32, last_head: u32, local: u32) {
     for (var i = 0u; i < {{ team }}u; i++) {
         total += squares[index * {{ team }}u + i];
     }
+    {% if q_norm is none %}
+    let by = select(1.0, 1.0 / sqrt(total / {{ head_dim }}.0 + {{ eps }}), is_key);
+    {% elif k_norm is none %}
+    let by = select(1.0 / sqrt(total / {{ head_dim }}.0 + {{ eps }}), 1.0, is_key);
+    {% else %}
     let by = 1.0 / sqrt(total / {{ head_dim }}.0 + {{ eps }});
     {% endif %}
+    {% endif %}
     {% for i in range(pairs) %}
-    if in_use && i_{{ i }} < {{ head_dim // 2 }}u {
-        {% for name, at in [("a", "i_" ~ i), ("b", "i_" ~ i ~ " + " ~ head_dim // 2 ~ "u")] %}
-        {% if q_norm is not none and k_norm is not none %}
-        {{ name }}_{{ i }} *= by * select(q_norm[{{ at }}], k_norm[{{ at }}], is_key);
-        {% elif q_norm is not none %}
-        {{ name }}_{{ i }} *= select(by * q_norm[{{ at }}], 1.0, is_key);
-        {% elif k_norm is not none %}
-        {{ name }}_{{ i }} *= select(1.0, by * k_norm[{{ at }}], is_key);
+    {% set guard = "in_use && i_%d < %du"|format(i, head_dim // 2) if (i + 1) * team > head_dim // 2 else "in_use" %}
+    if {{ guard }} {
+        {% if has_norm %}
+        a_{{ i }} *= by * weight_a_{{ i }};
+        b_{{ i }} *= by * weight_b_{{ i }};
         {% endif %}
-        {% endfor %}
-        let cosine = table[row * HEAD_DIM + i_{{ i }}];
-        let sine = table[row * HEAD_DIM + {{ head_dim // 2 }}u + i_{{ i }}];
-        query[query_at(index, i_{{ i }})][i_{{ i }} % {{ part }}u] = a_{{ i }} * cosine - b_{{ i }} * sine;
+        query[query_at(index, i_{{ i }})][i_{{ i }} % {{ part }}u] = a_{{ i }} * cosine_{{ i }} - b_{{ i }} * sine_{{ i }};
         query[query_at(index, i_{{ i }} + {{ head_dim // 2 }}u)][(i_{{ i }} + {{ head_dim // 2 }}u) % {{ part }}u] =
-            b_{{ i }} * cosine + a_{{ i }} * sine;
+            b_{{ i }} * cosine_{{ i }} + a_{{ i }} * sine_{{ i }};
     }
     {% endfor %}
 }
-{% if q_norm is not none or k_norm is not none %}
+{% if has_norm %}
 var<workgroup> squares: array<f32, {{ threads }}>;
 {% endif %}
 {% endif %}
@@ -194,7 +215,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {{- load_values() }}
 
     {% if rope %}
-    rotate(row, kv_head, first_head, last_head, local);
     // The new value, as the cache will hold it.
     var new_value = Chunk();
     let is_last = end == newest + 1u;
@@ -205,6 +225,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         {% endfor %}
         new_value = to_chunk({% for i in range(parts) %}new_{{ i }}{{ ", " if not loop.last }}{% endfor %});
     }
+    rotate(row, kv_head, first_head, last_head, local);
     workgroupBarrier();
     if is_last && local < CHUNKS{{ " && group.x % BATCHES == 0u" if batches > 1 }} {
         let at = cache_at + (newest{{ " % CAPACITY" if wraps }}) * CHUNKS + local;
