@@ -10,9 +10,13 @@ use serde::{Deserialize, Serialize};
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// Most lines of a failed process's own words that an error repeats.
 const SAID_LINES: usize = 3;
+
+/// Fewest jobs worth a process of their own.
+const LEAST_SHARE: usize = 8;
 
 /// What the process says.
 #[derive(Serialize, Deserialize)]
@@ -112,26 +116,45 @@ fn sizes(device: &Abilities, job: &Job) -> Vec<Option<u32>> {
 }
 
 pub(super) fn examine(jobs: &[Job], chip: Chip, mesa: &Mesa) -> Result<Report, IsaError> {
-    let mut report = Report {
-        device: Abilities {
-            name: String::new(),
-            int_dot: false,
-            f16: false,
-            matrices: Vec::new(),
-            subgroup_default: 0,
-            subgroup_least: 0,
-            subgroup_most: 0,
-        },
-        rows: Vec::new(),
-    };
-    let mut first = 0;
-    while first < jobs.len() || report.device.name.is_empty() {
-        let Some(died) = one_process(&jobs[first..], chip, mesa, &mut report)? else {
-            break;
-        };
-        first += died + 1;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let share = jobs.len().div_ceil(cores).max(LEAST_SHARE);
+    let mut parts: Vec<&[Job]> = jobs.chunks(share).collect();
+    if parts.is_empty() {
+        // The device is worth a report without kernels.
+        parts.push(jobs);
     }
-    Ok(report)
+    let reports: Result<Vec<Report>, IsaError> = thread::scope(|scope| {
+        let running: Vec<_> = parts
+            .into_iter()
+            .map(|part| scope.spawn(move || examine_part(part, chip, mesa)))
+            .collect();
+        let panicked = || IsaError::Protocol("nothing: its reader has ended".into());
+        let ended = running.into_iter().map(|thread| thread.join());
+        ended
+            .map(|result| result.unwrap_or_else(|_| Err(panicked())))
+            .collect()
+    });
+    let mut reports = reports?.into_iter();
+    let first = reports.next().ok_or(IsaError::NoDevice)?;
+    Ok(reports.fold(first, |mut report, next| {
+        report.rows.extend(next.rows);
+        report
+    }))
+}
+
+/// Compiles jobs one after another, in as many processes as it takes.
+fn examine_part(jobs: &[Job], chip: Chip, mesa: &Mesa) -> Result<Report, IsaError> {
+    let mut device = None;
+    let mut rows = Vec::new();
+    let mut first = 0;
+    while first < jobs.len() || device.is_none() {
+        match one_process(&jobs[first..], chip, mesa, &mut device, &mut rows)? {
+            Some(died) => first += died + 1,
+            None => break,
+        }
+    }
+    let device = device.ok_or(IsaError::NoDevice)?;
+    Ok(Report { device, rows })
 }
 
 /// Runs one process; the job over which it ended, if it did not come to the last.
@@ -139,7 +162,8 @@ fn one_process(
     jobs: &[Job],
     chip: Chip,
     mesa: &Mesa,
-    report: &mut Report,
+    device: &mut Option<Abilities>,
+    rows: &mut Vec<Row>,
 ) -> Result<Option<usize>, IsaError> {
     let mut command = Command::new(env::current_exe()?);
     command
@@ -153,8 +177,8 @@ fn one_process(
     let output = child.stdout.take();
     let complaints = child.stderr.take();
     let mut current = None;
-    let mut met_device = false;
-    let (read, said) = std::thread::scope(|scope| {
+    *device = None;
+    let (read, said) = thread::scope(|scope| {
         scope.spawn(move || {
             // A process that ended before it had read everything is told by its output.
             if let Some(input) = input {
@@ -171,7 +195,7 @@ fn one_process(
                 let line = line?;
                 let event: Event = serde_json::from_str(&line)
                     .map_err(|_| IsaError::Protocol(line.chars().take(80).collect()))?;
-                take(event, jobs, &mut current, &mut met_device, report)?;
+                take(event, jobs, &mut current, device, rows)?;
             }
             Ok(())
         };
@@ -187,14 +211,14 @@ fn one_process(
     match current {
         // It ended in the middle of a job.
         Some((job, subgroup)) => {
-            report.rows.push(row(
+            rows.push(row(
                 &jobs[job],
                 subgroup,
                 Outcome::Failed(format!("the driver ended ({status}){said}")),
             ));
             Ok(Some(job))
         }
-        None if met_device && status.success() => Ok(None),
+        None if device.is_some() && status.success() => Ok(None),
         None => Err(IsaError::Ended {
             status: status.to_string(),
             said,
@@ -207,14 +231,13 @@ fn take(
     event: Event,
     jobs: &[Job],
     current: &mut Option<(usize, Option<u32>)>,
-    met_device: &mut bool,
-    report: &mut Report,
+    device: &mut Option<Abilities>,
+    rows: &mut Vec<Row>,
 ) -> Result<(), IsaError> {
     let out_of_turn = || IsaError::Protocol("a result without its job".into());
     let outcome = match event {
-        Event::Device(device) => {
-            *met_device = true;
-            report.device = device;
+        Event::Device(found) => {
+            *device = Some(found);
             return Ok(());
         }
         Event::NoDevice(reason) => return Err(IsaError::Told(reason)),
@@ -227,7 +250,7 @@ fn take(
         }
         Event::Unsupported { job, lacks } => {
             let job = jobs.get(job).ok_or_else(out_of_turn)?;
-            report.rows.push(row(
+            rows.push(row(
                 job,
                 job.subgroup,
                 Outcome::Unsupported(format!("the device has no {lacks}")),
@@ -238,7 +261,7 @@ fn take(
         Event::Refused(reason) => Outcome::Failed(reason),
     };
     let (job, subgroup) = current.take().ok_or_else(out_of_turn)?;
-    report.rows.push(row(&jobs[job], subgroup, outcome));
+    rows.push(row(&jobs[job], subgroup, outcome));
     Ok(())
 }
 
@@ -390,23 +413,18 @@ mod tests {
     #[test]
     fn a_result_belongs_to_the_job_in_work() {
         let jobs = [job(Needs::default(), None)];
-        let mut report = Report {
-            device: phoenix(),
-            rows: Vec::new(),
-        };
-        let (mut current, mut met) = (None, false);
-        let mut feed =
-            |event, report: &mut Report| take(event, &jobs, &mut current, &mut met, report);
+        let (mut current, mut device, mut rows) = (None, None, Vec::new());
+        let mut feed = |event, rows: &mut _| take(event, &jobs, &mut current, &mut device, rows);
         let refused = || Event::Refused("no".into());
-        feed(refused(), &mut report).expect_err("no job was in work");
+        feed(refused(), &mut rows).expect_err("no job was in work");
         let started = |job| Event::Started {
             job,
             subgroup: None,
         };
-        feed(started(7), &mut report).expect_err("there is no such job");
-        feed(started(0), &mut report).expect("a job starts");
-        feed(refused(), &mut report).expect("it ends");
-        assert_eq!(report.rows.len(), 1);
-        assert_eq!(report.rows[0].outcome, Outcome::Failed("no".into()));
+        feed(started(7), &mut rows).expect_err("there is no such job");
+        feed(started(0), &mut rows).expect("a job starts");
+        feed(refused(), &mut rows).expect("it ends");
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].outcome, Outcome::Failed("no".into()));
     }
 }
