@@ -5,41 +5,30 @@ An invocation's number is `quad + 4 * (slice + slices * block)`. rows_tile: rows
 geglu, has_cap, cap; out_cols; row_blocks of the matrix or its piece; pieces: whether push constants say where it starts.
 #}
 {% set block_lanes = 4 * slices %}
-{# By row: of every subgroup, of 8 invocations or more; of every quad if there is one slice. #}
-{% set red_quads = blocks * 4 if slices == 1 else threads // 2 %}
+{# By row: of every subgroup, of 8 invocations or more, or of every block if that is less; of every quad. #}
+{% set least_joined = [block_lanes, subgroup or 8] | min %}
+{% set red_quads = threads // least_joined * 4 %}
 var<workgroup> slice_sums: array<vec4<f32>, {{ rows_tile * red_quads }}>;
 
 // Invocations whose sums a subgroup adds up.
 fn joined() -> u32 {
-    return {{ "4u" if slices == 1 else "min(subgroup_lanes, " ~ block_lanes ~ "u)" }};
+    return min(SUBGROUP_LANES, {{ block_lanes }}u);
 }
 
 fn add_slices(sums: vec4<f32>, tile_row: u32) {
     var total = sums;
     let lanes = joined();
-{% if slices > 1 %}
-    total += subgroupShuffleXor(total, 4u);
-{% endif %}
-{% if slices > 2 %}
-    if (lanes > 8u) {
-        total += subgroupShuffleXor(total, 8u);
+{% for distance in [4, 8, 16, 32] %}
+{% if block_lanes > distance and (not subgroup or subgroup > distance) %}
+{% if subgroup or distance == 4 %}
+    total += subgroupShuffleXor(total, {{ distance }}u);
+{% else %}
+    if (lanes > {{ distance }}u) {
+        total += subgroupShuffleXor(total, {{ distance }}u);
     }
 {% endif %}
-{% if slices > 4 %}
-    if (lanes > 16u) {
-        total += subgroupShuffleXor(total, 16u);
-    }
 {% endif %}
-{% if slices > 8 %}
-    if (lanes > 32u) {
-        total += subgroupShuffleXor(total, 32u);
-    }
-{% endif %}
-{% if slices > 16 %}
-    if (lanes > 64u) {
-        total += subgroupShuffleXor(total, 64u);
-    }
-{% endif %}
+{% endfor %}
     if (lane % lanes < 4u) {
         slice_sums[tile_row * {{ red_quads }}u + lane / lanes * 4u + lane % 4u] = total;
     }

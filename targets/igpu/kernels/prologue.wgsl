@@ -34,10 +34,9 @@ fn load_{{ name }}(row: u32, i: u32) -> vec4<f32> {
 {% set part_vectors = head_dim % 4 == 0 %}
 @group(0) @binding({{ b_x }}) var<storage, read> x: array<{{ "vec4<f32>" if part_vectors else "f32" }}>;
 
-// Factors of the splits' sums; zero for an empty split, whose sums may be anything.
+// Factors of the splits' sums, and how many splits are used. Those behind have sums of zero.
 var<workgroup> split_factors: array<f32, {{ splits * heads }}>;
-// A split of each head that is not empty.
-var<workgroup> full_splits: array<u32, {{ heads }}>;
+var<workgroup> used_splits: u32;
 
 fn part_word(i: u32) -> f32 {
 {% if part_vectors %}
@@ -55,70 +54,59 @@ fn weigh_splits(row: u32) {
         let m{{ s }} = part_word(maxima + {{ s * heads }}u);
         let l{{ s }} = part_word(counts + {{ s * heads }}u);
 {% endfor %}
+        // Empty splits have a maximum of minus infinity.
         var greatest = -3.0e38;
-        var full = 0u;
+        var used = 0u;
 {% for s in range(splits) %}
-        if (l{{ s }} > 0.0 && m{{ s }} > greatest) {
-            greatest = m{{ s }};
-            full = {{ s }}u;
-        }
+        greatest = max(greatest, m{{ s }});
+        used += u32(l{{ s }} > 0.0);
 {% endfor %}
         var sum = 0.0;
 {% for s in range(splits) %}
-        var e{{ s }} = 0.0;
-        if (l{{ s }} > 0.0) {
-            e{{ s }} = exp(m{{ s }} - greatest);
-            sum += e{{ s }} * l{{ s }};
-        }
+        let e{{ s }} = exp(max(m{{ s }} - greatest, -100.0));
+        sum += e{{ s }} * l{{ s }};
 {% endfor %}
         let factor = select(0.0, 1.0 / sum, sum > 0.0);
 {% for s in range(splits) %}
         split_factors[{{ s * heads }}u + head] = e{{ s }} * factor;
 {% endfor %}
-        full_splits[head] = full;
+        if (head == 0u) {
+            used_splits = used;
+        }
     }
     workgroupBarrier();
 }
 
+// A vector of a split, not yet weighed.
+fn load_split(row: u32, s: u32, i: u32) -> vec4<f32> {
 {% if part_vectors %}
-fn load_x(row: u32, i: u32) -> vec4<f32> {
     let at = min(i, {{ vectors - 1 }}u);
-    let head = at / {{ head_dim // 4 }}u;
-    let first = row * {{ row_words // 4 }}u + at;
-    let full = full_splits[head];
-    var value = vec4<f32>();
-{% for s in range(splits) %}
-    let f{{ s }} = split_factors[{{ s * heads }}u + head];
-    let v{{ s }} = x[first + select(full, {{ s }}u, f{{ s }} > 0.0) * {{ heads * head_dim // 4 }}u];
-{% endfor %}
-{% for s in range(splits) %}
-    value += select(vec4<f32>(), v{{ s }} * f{{ s }}, f{{ s }} > 0.0);
-{% endfor %}
-    return select(vec4<f32>(), value, i < {{ vectors }}u);
-}
+    return x[row * {{ row_words // 4 }}u + s * {{ heads * head_dim // 4 }}u + at];
 {% else %}
-fn merged(row: u32, col: u32) -> f32 {
-    let head = col / {{ head_dim }}u;
-    var value = 0.0;
-    for (var s = 0u; s < {{ splits }}u; s++) {
-        let factor = split_factors[s * {{ heads }}u + head];
-        if (factor > 0.0) {
-            value += factor * x[row * {{ row_words }}u + s * {{ heads * head_dim }}u + col];
-        }
-    }
-    return value;
-}
-
-fn load_x(row: u32, i: u32) -> vec4<f32> {
     var value = vec4<f32>();
 {% for c in range(4) %}
     if (4u * i + {{ c }}u < {{ cols }}u) {
-        value.{{ "xyzw"[c] }} = merged(row, 4u * i + {{ c }}u);
+        value.{{ "xyzw"[c] }} = x[row * {{ row_words }}u + s * {{ heads * head_dim }}u + 4u * i + {{ c }}u];
     }
 {% endfor %}
     return value;
-}
 {% endif %}
+}
+
+// What a vector of a split is to be multiplied by; zero behind the last column.
+fn split_factor(s: u32, i: u32) -> vec4<f32> {
+{% if part_vectors %}
+    let head = min(i, {{ vectors - 1 }}u) / {{ head_dim // 4 }}u;
+    return vec4<f32>(select(0.0, split_factors[s * {{ heads }}u + head], i < {{ vectors }}u));
+{% else %}
+    let cols = min(4u * i + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>({{ cols - 1 }}u)) / {{ head_dim }}u;
+    return vec4<f32>(
+{% for c in range(4) %}
+        split_factors[s * {{ heads }}u + cols.{{ "xyzw"[c] }}],
+{% endfor %}
+    );
+{% endif %}
+}
 
 {% endif %}
 {% if residual %}

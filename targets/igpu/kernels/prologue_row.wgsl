@@ -1,7 +1,7 @@
 {#
 Inside `main`: takes `row` through the prologue and gives every vector of four columns to `consume(row, i, value)`,
 where eight neighbouring invocations hold a group of 32 columns. `keeps_sum` says whether this workgroup stores the sum.
-By `in_registers` a row is held in `steps` vectors an invocation; else it is read as it is consumed. With `two_passes`
+By `in_registers`, which parts ask for, a row is held in `steps` vectors an invocation; else it is read as it is consumed. With `two_passes`
 its greatest magnitude goes to `measure(greatest)` first.
 #}
 {% if parts %}
@@ -10,8 +10,24 @@ its greatest magnitude goes to `measure(greatest)` first.
 {% if in_registers %}
 {% for k in range(steps) %}
     let i{{ k }} = {{ k * threads }}u + lane;
-    var v{{ k }} = load_x(row, i{{ k }});
+    var v{{ k }} = {{ "vec4<f32>()" if parts else "load_x(row, i" ~ k ~ ")" }};
 {% endfor %}
+{% if parts %}
+{# Splits together: their loads are under way at once. #}
+{% set together = 4 if steps <= 4 else 1 %}
+    for (var s = 0u; s < used_splits; s += {{ together }}u) {
+{% for k in range(steps) %}
+{% for t in range(together) %}
+        let x{{ k }}_{{ t }} = load_split(row, s + {{ t }}u, i{{ k }});
+{% endfor %}
+{% endfor %}
+{% for k in range(steps) %}
+{% for t in range(together) %}
+        v{{ k }} = fma(x{{ k }}_{{ t }}, split_factor(s + {{ t }}u, i{{ k }}), v{{ k }});
+{% endfor %}
+{% endfor %}
+    }
+{% endif %}
 {% if residual %}
 {% for k in range(steps) %}
     let r{{ k }} = load_residual(row, i{{ k }});

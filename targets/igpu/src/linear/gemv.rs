@@ -6,7 +6,7 @@ use super::tuning::{GemvShape, GemvTuning};
 use crate::attention::{Partials, SPLITS};
 use crate::bindings::Bindings;
 use crate::error::LowerError;
-use crate::kernel::{Spec, VariantSpec};
+use crate::kernel::Spec;
 use crate::lowering::{Lowering, Piece, pieces};
 use gembin_bundle::cpu::{Epilogue, LinearStep};
 use gembin_bundle::gpu::Extent;
@@ -109,16 +109,9 @@ fn dispatch(
         tuning.name(),
     );
     let constants = extended(prologue.constants, &matrix);
-    let variants = matrix::variants(weight.format)
-        .into_iter()
-        .map(|(name, needs)| VariantSpec {
-            name,
-            template: "gemv",
-            constants: constants.clone(),
-            needs,
-            subgroup: None,
-            tile: [tuning.blocks, 1, 1],
-        })
+    let variants = matrix::ways(weight.format)
+        .iter()
+        .map(|way| way.variant("gemv", &constants, [tuning.blocks, 1, 1]))
         .collect();
     let spec = Spec {
         name,

@@ -8,7 +8,7 @@ use crate::attention::Partials;
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
-use crate::kernel::{Spec, VariantSpec};
+use crate::kernel::Spec;
 use crate::lowering::{Lowering, Piece, pieces};
 use crate::rows::set_name;
 use gembin_bundle::cpu::{Epilogue, LinearStep};
@@ -94,16 +94,9 @@ fn dispatch(
         step.out.cols,
         tuning.name(),
     );
-    let variants = matrix::variants(weight.format)
-        .into_iter()
-        .map(|(name, needs)| VariantSpec {
-            name,
-            template: "gemv_rows",
-            constants: constants.clone(),
-            needs,
-            subgroup: None,
-            tile: [tuning.blocks, rows_tile, 1],
-        })
+    let variants = matrix::ways(weight.format)
+        .iter()
+        .map(|way| way.variant("gemv_rows", &constants, [tuning.blocks, rows_tile, 1]))
         .collect();
     let spec = Spec {
         name,

@@ -1,9 +1,10 @@
 //! What kernels over few rows share: how a matrix is cut into units, blocks and slices, and what happens to the sums.
 
+use super::prologue::extended;
 use super::tuning::GemvTuning;
 use crate::bindings::Bindings;
 use crate::constants;
-use crate::kernel::Constants;
+use crate::kernel::{Constants, VariantSpec};
 use crate::lowering::Piece;
 use crate::rows::literal;
 use gembin_bundle::cpu::{Epilogue, LinearStep};
@@ -36,6 +37,9 @@ impl Units {
         }
     }
 }
+
+/// Loads of an invocation that are written out one after the other; a loop keeps registers for fewer.
+const UNROLLED_LOADS: u32 = 32;
 
 /// The name and the template constants of an epilogue: whether it is GeGLU, the soft cap or zero.
 pub(crate) fn epilogue(epilogue: Epilogue) -> (String, bool, f32) {
@@ -71,6 +75,7 @@ pub(crate) fn constants(
         slices: tuning.slices,
         depth: tuning.depth.min(turns),
         turns: turns,
+        unrolled: rows_tile == 1 && turns * units.words <= UNROLLED_LOADS,
         rows_tile: rows_tile,
         format: format.name(),
         quantized: format.is_quantized(),
@@ -98,15 +103,60 @@ pub(crate) fn immediates(weight: &WeightEntry, piece: &Piece) -> Vec<u32> {
     }
 }
 
-/// Ways to multiply in a format, best first: their names and what they need.
-pub(crate) fn variants(format: Format) -> Vec<(&'static str, Needs)> {
-    let portable = ("portable", Needs::default());
+/// A way to compile a kernel.
+pub(crate) struct Way {
+    name: &'static str,
+    needs: Needs,
+    /// Subgroup size, if it is made for one.
+    subgroup: Option<u32>,
+}
+
+/// Subgroups that twice as many fit of as of the widest, with the same registers an invocation; NVIDIA has no other.
+const NARROW: u32 = 32;
+
+/// Ways to multiply in a format, best first.
+pub(crate) fn ways(format: Format) -> Vec<Way> {
     let dot4 = Needs {
         int_dot: true,
         ..Needs::default()
     };
+    let way = |name, needs, subgroup| Way {
+        name,
+        needs,
+        subgroup,
+    };
     match format {
-        Format::Q8 | Format::Q4 => vec![("dot4", dot4), portable],
-        Format::F32 | Format::F16 | Format::Bf16 => vec![portable],
+        Format::Q8 | Format::Q4 => vec![
+            way("dot4-32", dot4, Some(NARROW)),
+            way("dot4", dot4, None),
+            way("portable", Needs::default(), None),
+        ],
+        Format::F32 | Format::F16 | Format::Bf16 => vec![
+            way("portable-32", Needs::default(), Some(NARROW)),
+            way("portable", Needs::default(), None),
+        ],
+    }
+}
+
+impl Way {
+    /// The variant of a template over such tiles.
+    pub(crate) fn variant(
+        &self,
+        template: &'static str,
+        constants: &Constants,
+        tile: [u32; 3],
+    ) -> VariantSpec {
+        let constants = extended(
+            constants.clone(),
+            &constants! { subgroup: self.subgroup.unwrap_or(0) },
+        );
+        VariantSpec {
+            name: self.name,
+            template,
+            constants,
+            needs: self.needs,
+            subgroup: self.subgroup,
+            tile,
+        }
     }
 }

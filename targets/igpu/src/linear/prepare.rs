@@ -111,7 +111,7 @@ fn prepare(
     let prologue = Prologue::new(l, step, parts, used, &mut bindings);
     let results = bind_results(&mut bindings);
     let constants = extended(prologue.constants, &results);
-    let constants = extended(constants, &constants! { form: form.name });
+    let constants = extended(constants, &constants! { form: form.name, subgroup: 0 });
     let spec = Spec {
         name: format!("prepare {} {} {}", form.name, prologue.name, set_name(set)),
         bindings: bindings.needs,

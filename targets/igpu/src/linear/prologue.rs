@@ -45,7 +45,7 @@ impl Prologue {
         let vectors = cols.div_ceil(VECTOR_COLS);
         let normed = step.post_norm.is_some() || step.norm.is_some();
         let steps = vectors.max(used.stored_vectors).div_ceil(used.threads);
-        let in_registers = normed || steps <= HELD_VECTORS;
+        let in_registers = normed || parts.is_some() || steps <= HELD_VECTORS;
 
         let b_x = bindings.read(parts.map_or(step.x, |parts| parts.parts));
         let vector = |bindings: &mut Bindings, weight: Option<u32>| {
@@ -98,6 +98,9 @@ impl Prologue {
         Self { constants, name }
     }
 }
+
+// Splits are merged in fours.
+const _: () = assert!(SPLITS.is_multiple_of(4));
 
 /// Adds constants to others.
 pub(crate) fn extended(mut constants: Constants, more: &Constants) -> Constants {
