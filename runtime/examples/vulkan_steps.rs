@@ -86,8 +86,13 @@ fn main() -> Result<(), Failure> {
     println!("loaded in {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let variants: BTreeMap<String, String> = driver
         .variants()
-        .map(|(kernel, variant)| (kernel.to_owned(), variant.to_owned()))
+        .map(|chosen| (chosen.kernel.clone(), chosen.variant.clone()))
         .collect();
+    for chosen in driver.variants() {
+        for reason in &chosen.passed_over {
+            println!("{}: {reason}", chosen.kernel);
+        }
+    }
     for &rows in &options.rows {
         let programs = &manifest.plans[plan].programs;
         let phase = if rows == 1 {

@@ -37,6 +37,7 @@ mod weights;
 pub use abilities::{Abilities, Gpu, Kind};
 pub use gate::close as drain;
 pub use instance::Validation;
+pub use pipelines::Chosen;
 pub use select::Pick;
 pub use variants::Variants;
 pub use weights::Progress;
@@ -295,13 +296,9 @@ impl VulkanDriver {
         Ok(driver)
     }
 
-    /// The variant of each kernel of the plan that runs: kernel's name, variant's name.
-    pub fn variants(&self) -> impl Iterator<Item = (&str, &str)> {
-        let kernels = &self.context.manifest.kernels;
-        self.pipelines
-            .chosen()
-            .iter()
-            .map(|(&kernel, variant)| (kernels[kernel as usize].name.as_str(), variant.as_str()))
+    /// The variant of each kernel of the plan that runs.
+    pub fn variants(&self) -> impl Iterator<Item = &Chosen> {
+        self.pipelines.chosen()
     }
 
     /// Makes `bytes` bytes of the host's arena from `offset` on the GPU's: for tests of single steps.

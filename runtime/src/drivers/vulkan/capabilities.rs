@@ -61,7 +61,9 @@ fn describe(capability: u32, has: &Features) -> (&'static str, bool) {
         67 => ("subgroup clusters", subgroup(Subgroup::CLUSTERED)),
         68 => ("subgroup quads", subgroup(Subgroup::QUAD)),
         4433 => ("16-bit storage", has.storage16),
+        4434 => ("16-bit uniforms and storage", has.uniform_storage16),
         4448 => ("8-bit storage", has.storage8),
+        4449 => ("8-bit uniforms and storage", has.uniform_storage8),
         5345 => ("the Vulkan memory model", has.memory_model),
         5346 => (
             "the Vulkan memory model at device scope",

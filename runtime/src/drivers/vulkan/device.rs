@@ -38,12 +38,14 @@ impl LogicalDevice {
             .shader_int16(has.int16)
             .shader_int64(has.int64);
         let mut features11 = vk::PhysicalDeviceVulkan11Features::default()
-            .storage_buffer16_bit_access(has.storage16);
+            .storage_buffer16_bit_access(has.storage16)
+            .uniform_and_storage_buffer16_bit_access(has.uniform_storage16);
         let mut features12 = vk::PhysicalDeviceVulkan12Features::default()
             .timeline_semaphore(true)
             .shader_float16(has.f16)
             .shader_int8(has.int8)
             .storage_buffer8_bit_access(has.storage8)
+            .uniform_and_storage_buffer8_bit_access(has.uniform_storage8)
             .vulkan_memory_model(has.memory_model)
             .vulkan_memory_model_device_scope(has.memory_model_device_scope);
         let mut features13 = vk::PhysicalDeviceVulkan13Features::default()

@@ -30,13 +30,24 @@ pub(super) struct Pipeline {
 /// All kernels of a plan.
 pub(super) struct Pipelines {
     by_kernel: BTreeMap<KernelIdx, Pipeline>,
-    /// Name of the variant of each kernel.
-    chosen: BTreeMap<KernelIdx, String>,
+    /// Which variant of each kernel.
+    chosen: BTreeMap<KernelIdx, Chosen>,
     /// By number of bindings.
     set_layouts: BTreeMap<usize, vk::DescriptorSetLayout>,
     /// By number of bindings and of push constant words.
     layouts: BTreeMap<(usize, u32), vk::PipelineLayout>,
     device: Arc<LogicalDevice>,
+}
+
+/// The variant of a kernel that runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// The kernel's name.
+    pub kernel: String,
+    /// The variant's.
+    pub variant: String,
+    /// What better variants need that the GPU lacks, one line each.
+    pub passed_over: Vec<String>,
 }
 
 /// A kernel to be compiled.
@@ -82,7 +93,12 @@ impl Pipelines {
             }
             let variant = variants::choose(kernel, &device.abilities, wish)
                 .map_err(|reason| unavailable(format!("{} {reason}", device.title)))?;
-            pipelines.chosen.insert(index, variant.name.clone());
+            let chosen = Chosen {
+                kernel: kernel.name.clone(),
+                variant: variant.name.clone(),
+                passed_over: variants::passed_over(kernel, variant, &device.abilities),
+            };
+            pipelines.chosen.insert(index, chosen);
             jobs.push(Job {
                 kernel: index,
                 name: &kernel.name,
@@ -109,8 +125,8 @@ impl Pipelines {
     }
 
     /// The variant that runs of each kernel of the plan.
-    pub(super) fn chosen(&self) -> &BTreeMap<KernelIdx, String> {
-        &self.chosen
+    pub(super) fn chosen(&self) -> impl Iterator<Item = &Chosen> {
+        self.chosen.values()
     }
 
     fn layout(&mut self, bindings: usize, words: u32) -> Result<vk::PipelineLayout, vk::Result> {

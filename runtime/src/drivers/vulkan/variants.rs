@@ -60,6 +60,16 @@ pub(super) fn choose<'a>(
     })
 }
 
+/// Why variants before the chosen one were passed over: `wmma16 needs subgroups of 32`.
+pub(super) fn passed_over(kernel: &Kernel, chosen: &Variant, abilities: &Abilities) -> Vec<String> {
+    kernel
+        .variants
+        .iter()
+        .take_while(|variant| variant.name != chosen.name)
+        .filter_map(|v| Some(format!("{} needs {}", v.name, lacks(v, abilities, false)?)))
+        .collect()
+}
+
 /// What a variant needs that the GPU lacks. `slow_too`: what it has only in a slow form will do.
 fn lacks(variant: &Variant, has: &Abilities, slow_too: bool) -> Option<String> {
     let needs = &variant.needs;
@@ -188,6 +198,20 @@ mod tests {
             Variants::Best,
             "cannot run kernel `gemv`: wmma16 needs f16 arithmetic and storage; \
              dot4 needs accelerated integer dot products; portable needs 1024 bytes of workgroup memory",
+        );
+    }
+
+    #[test]
+    fn what_was_passed_over_is_told() {
+        let has = testing::abilities();
+        let kernel = kernel();
+        let chosen = choose(&kernel, &has, &Variants::Best).unwrap();
+        assert_eq!(
+            passed_over(&kernel, chosen, &has),
+            [
+                "wmma16 needs f16 arithmetic and storage",
+                "dot4 needs accelerated integer dot products"
+            ]
         );
     }
 
