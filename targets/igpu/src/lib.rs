@@ -7,6 +7,7 @@
 
 pub mod attention;
 mod bindings;
+mod candidates;
 mod error;
 pub mod gemm;
 pub mod kernel;

@@ -2,7 +2,7 @@
 
 use crate::error::LowerError;
 use crate::kernel::{Guards, Kernels, Spec};
-use crate::{attention, linear, rows};
+use crate::{attention, candidates, linear, rows};
 use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::gpu::{
     Access, Extent, GpuStep, Hazards, Kernel, MIN_STORAGE_RANGE, PIECE_ALIGN, Resource, Touch,
@@ -161,7 +161,34 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
-        Ok(None)
+        self.candidates(&steps)
+    }
+
+    /// Adds the search for the most likely tokens where the head's scratch has room for it.
+    fn candidates(
+        &mut self,
+        steps: &[(&'a str, &'a CpuStep)],
+    ) -> Result<Option<Buffer>, LowerError> {
+        let logits = self.program.logits;
+        let head = steps.iter().find_map(|(label, step)| {
+            let CpuStep::Linear(head) = step else {
+                return None;
+            };
+            (head.out == logits).then_some((*label, head))
+        });
+        let Some((label, head)) = head else {
+            return Ok(None);
+        };
+        let rows = self.max_rows(logits.rows);
+        if head.scratch.bytes < linear::scratch_bytes(rows, head.x.cols, true) {
+            return Ok(None);
+        }
+        let bytes = linear::candidates_bytes(rows);
+        let room = Span {
+            offset: head.scratch.offset + head.scratch.bytes - bytes,
+            bytes,
+        };
+        candidates::candidates(self, &format!("{label}.candidates"), logits, room)
     }
 
     /// Adds a dispatch, with a barrier if it touches what one since the last barrier has touched.

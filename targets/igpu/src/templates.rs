@@ -16,6 +16,7 @@ pub const ALL: &[(&str, &str)] = &[
         "attention_tile",
         include_str!("../kernels/attention_tile.wgsl"),
     ),
+    ("candidates", include_str!("../kernels/candidates.wgsl")),
     ("call", include_str!("../kernels/call.wgsl")),
     (
         "gemm_epilogue",
