@@ -7,6 +7,8 @@
 mod chunk;
 mod rope_kv;
 mod split;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 use crate::error::LowerError;

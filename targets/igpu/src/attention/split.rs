@@ -152,7 +152,7 @@ fn split(
         value_groups: shape.value_groups(),
         value_loads: shape.tile.div_ceil(shape.value_groups()),
         softmax_loads: (shape.queries * shape.tile).div_ceil(THREADS),
-        merged: if shape.queries <= 4 { shape.queries.min(2) } else { 1 },
+        merged: shape.merged(cache.head_dim),
         team: pair_team,
         pairs: (cache.head_dim / 2).div_ceil(pair_team),
         splits: SPLITS,
@@ -225,6 +225,14 @@ impl Shape {
     /// Distance of two lanes' sums: such that a subgroup's writes fall into different banks.
     fn dot_plane(self) -> u32 {
         self.tile.next_multiple_of(32) + 32 / self.lanes
+    }
+
+    /// Queries whose sums are merged at a time: two where workgroup memory has room beside the queries themselves.
+    fn merged(self, head_dim: u32) -> u32 {
+        match (self.queries + 1) * head_dim <= MOST_ELEMENTS {
+            true => self.queries.min(2),
+            false => 1,
+        }
     }
 
     /// Threads that share a chunk of the values, each with its own positions.
