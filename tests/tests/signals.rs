@@ -17,7 +17,7 @@ const STOPPED: Option<i32> = Some(130);
 const CONTEXT: usize = 2048;
 
 /// So slow that a full context takes seconds, and none of the commands here is done before it is told to stop.
-const SLOW: [&str; 4] = ["--isa", "scalar", "--threads", "1"];
+const SLOW: [&str; 6] = ["--device", "cpu", "--isa", "scalar", "--threads", "1"];
 
 /// A model with a tokenizer and a long context, compiled once for the whole file.
 fn story() -> &'static Path {
