@@ -241,20 +241,24 @@ impl VulkanDriver {
         let call_rows = plan.programs.iter().map(|p| p.max_rows).max().unwrap_or(0);
         let call = Buffer::new(&device, call_bytes(call_rows), Home::Written, "calls")?;
         let readback = Readback::new(&device, readback_bytes(plan))?;
-        let weights = Weights::load(
-            &device,
-            &mut queue,
-            manifest,
-            plan,
-            (*context.weights).as_ref(),
-            &LoadOptions {
-                import: !options.no_import,
-                stage: options.stage_weights,
-                progress: options.progress,
-            },
-        )?;
-        let pipelines =
-            Pipelines::compile(&device, manifest, plan, &options.variants, cache.as_deref())?;
+        let loading = LoadOptions {
+            import: !options.no_import,
+            stage: options.stage_weights,
+            progress: options.progress,
+        };
+        // Kernels are compiled while weights are on their way.
+        let (weights, pipelines) = std::thread::scope(|scope| {
+            let (device, wish, cache) = (&device, &options.variants, cache.as_deref());
+            let pipelines =
+                scope.spawn(move || Pipelines::compile(device, manifest, plan, wish, cache));
+            let section = (*context.weights).as_ref();
+            let weights = Weights::load(device, &mut queue, manifest, plan, section, &loading);
+            (weights, pipelines.join())
+        });
+        let (weights, pipelines) = (
+            weights?,
+            pipelines.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+        );
         let bound = Bound {
             arena: &arena,
             weights: &weights,

@@ -62,11 +62,7 @@ pub(super) fn plan(
 pub(super) fn notice(lacking: &[Missing], taken: &Plan) -> Option<String> {
     (!lacking.is_empty()).then(|| {
         let devices: Vec<&str> = taken.devices.iter().map(|d| d.name()).collect();
-        format!(
-            "running on {}, not the best device the bundle is for: {}",
-            devices.join(", "),
-            reasons(lacking)
-        )
+        format!("running on {}; {}", devices.join(", "), reasons(lacking))
     })
 }
 
@@ -183,7 +179,7 @@ mod tests {
         assert_eq!(taken, 1);
         assert_eq!(
             notice(&lacking, &plans()[taken]).unwrap(),
-            "running on cpu, not the best device the bundle is for: vulkan: gone fishing"
+            "running on cpu; vulkan: gone fishing"
         );
         let cpu = only(Device::Cpu);
         assert_eq!(

@@ -25,13 +25,15 @@ pub(super) enum Home {
 }
 
 impl Home {
-    /// Memory that will do, best first. What is mapped is always coherent: nothing is flushed.
-    fn wanted(self) -> &'static [Flags] {
+    /// Memory that will do, best first. What is mapped is always coherent: nothing is flushed. Where memory is shared,
+    /// the part that is called the GPU's own may be small, and the rest is as fast.
+    fn wanted(self, unified: bool) -> &'static [Flags] {
         const MAPPED: Flags =
             Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw());
         const NEAR: Flags = Flags::from_raw(MAPPED.as_raw() | Flags::DEVICE_LOCAL.as_raw());
         const CACHED: Flags = Flags::from_raw(MAPPED.as_raw() | Flags::HOST_CACHED.as_raw());
         match self {
+            Home::Device if unified => const { &[Flags::DEVICE_LOCAL, Flags::empty()] },
             Home::Device => &[Flags::DEVICE_LOCAL],
             Home::Written => &[NEAR, MAPPED],
             Home::Read => &[CACHED, MAPPED],
@@ -99,7 +101,8 @@ impl Buffer {
         };
         // SAFETY: the buffer was just made.
         let needs = unsafe { device.raw.get_buffer_memory_requirements(raw) };
-        let types = memory_types(&device.memory, needs.memory_type_bits, home.wanted());
+        let wanted = home.wanted(device.abilities.unified_memory);
+        let types = memory_types(&device.memory, needs.memory_type_bits, wanted);
         let mut last = vk::Result::ERROR_OUT_OF_DEVICE_MEMORY;
         for index in types {
             let allocate = vk::MemoryAllocateInfo::default()
@@ -265,9 +268,12 @@ mod tests {
             memory.memory_types[index].property_flags = flags;
         }
         let types = |allowed, home: Home| -> Vec<u32> {
-            memory_types(&memory, allowed, home.wanted()).collect()
+            memory_types(&memory, allowed, home.wanted(false)).collect()
         };
         assert_eq!(types(0b1111, Home::Device), [0, 3]);
+        let shared: Vec<u32> = memory_types(&memory, 0b1111, Home::Device.wanted(true)).collect();
+        assert_eq!(shared[..2], [0, 3]);
+        assert!(shared.contains(&1));
         assert_eq!(types(0b1111, Home::Written), [3, 1, 2, 3]);
         assert_eq!(types(0b1111, Home::Read)[0], 2);
         assert_eq!(types(0b0010, Home::Written), [1]);

@@ -22,7 +22,7 @@ pub(super) fn select<'a>(gpus: &'a [Gpu], pick: &Pick) -> Result<&'a Gpu, String
     let usable = |gpu: &Gpu| gpu.abilities.is_ok();
     let reason = |gpu: &Gpu| match &gpu.abilities {
         Ok(_) => format!(
-            "{} is the processor pretending to be a GPU; --device vulkan takes it all the same",
+            "{} is the processor in a GPU's clothes (--device vulkan takes it all the same)",
             gpu.name
         ),
         Err(reason) => format!("{}: {reason}", gpu.name),

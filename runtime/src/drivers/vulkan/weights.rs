@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 const STAGING_BYTES: u64 = 32 << 20;
 /// Bytes that a thread copies at a time.
 const COPY_BYTES: usize = 1 << 20;
-/// Threads that copy: enough to keep memory busy.
-const COPY_THREADS: usize = 4;
+/// Threads that copy: enough to keep memory busy while they wait for pages of the file.
+const COPY_THREADS: usize = 8;
 
 /// Told how much has been loaded: bytes done, bytes in all.
 pub type Progress = fn(u64, u64);
