@@ -77,8 +77,8 @@ impl GemmTuning {
             tile_n: 128,
             tile_k: 32,
             subgroup_m: 64,
-            subgroup_n: 32,
-            stages: 2,
+            subgroup_n: 64,
+            stages: 1,
             slices: 1,
         };
         let small = Self {
