@@ -21,6 +21,7 @@ use gembin_bundle::format;
 use gembin_bundle::gpu::{Kernel, MatrixShape, Needs};
 use gembin_bundle::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -195,6 +196,21 @@ pub struct Report {
     pub device: Abilities,
     /// Each variant, in the order of the jobs; those without a size of their own once for each size to look at.
     pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// Keeps of each kernel only what the chip runs, the first that compiled; and what failed.
+    pub fn keep_chosen(&mut self) {
+        let mut met = BTreeSet::new();
+        let compiled = |row: &Row| matches!(row.outcome, Outcome::Code(_));
+        let with_code = self.rows.iter().filter(|row| compiled(row));
+        let with_code: BTreeSet<String> = with_code.map(|row| row.kernel.clone()).collect();
+        self.rows.retain(|row| match row.outcome {
+            Outcome::Code(_) => met.insert(row.kernel.clone()),
+            Outcome::Unsupported(_) => !with_code.contains(&row.kernel),
+            Outcome::Failed(_) => true,
+        });
+    }
 }
 
 /// Why there is no report.

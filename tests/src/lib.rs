@@ -5,6 +5,7 @@
 
 pub mod commands;
 pub mod goldens;
+pub mod mesa;
 pub mod random_model;
 pub mod source_tree;
 pub mod workspace;

@@ -20,11 +20,12 @@ const SPIRV_MAGIC: u32 = 0x0723_0203;
 #[command(after_help = "\
 Columns: wave is the subgroup size, with * where the driver chose it; LDS and scratch are bytes; in `12 (8)` eight of
 twelve stand in loops; loads are of vector memory, `128x4` four of 128 bits, and narrow ones have less than 32;
-latency and 1/thr are the driver's estimate of cycles, of each loop's body once.
+latency and 1/thr are the driver's estimate of cycles, of each loop's body once. Of a kernel's variants the chip runs
+the first that is listed.
 
 Examples:
   gemc isa gemma.gembin
-  gemc isa --preset gemma-3-1b --quant q4 --device navi31
+  gemc isa --preset gemma-3-1b --quant q4 --chosen --device navi31
   gemc isa gemma.gembin --kernel gemv --json
   gemc isa gemma.gembin --kernel 'gemv q4 1152x6912' --asm
   gemc isa kernel.spv --subgroup 32")]
@@ -48,6 +49,9 @@ pub struct Isa {
     /// Only kernels whose name contains this.
     #[arg(long, value_name = "TEXT")]
     kernel: Option<String>,
+    /// Only what the chip runs: of each kernel the first variant for it, as the driver likes it.
+    #[arg(long)]
+    chosen: bool,
     /// Print the disassembly too.
     #[arg(long, conflicts_with = "json")]
     asm: bool,
@@ -78,7 +82,10 @@ pub fn run(args: &Isa) -> Result<()> {
             bail!("no kernel has {part:?} in its name; see the table without --kernel");
         }
     }
-    let report = isa::examine(&jobs, args.device, &mesa)?;
+    let mut report = isa::examine(&jobs, args.device, &mesa)?;
+    if args.chosen {
+        report.keep_chosen();
+    }
     let mut text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&report)?),
         false => isa::table::render(&report),
