@@ -184,11 +184,14 @@ mod tests {
     #[test]
     fn the_folder_follows_xdg() {
         let path = |text: &str| Some(PathBuf::from(text));
-        assert_eq!(folder(path("/x"), path("/home/a")), path("/x/gembin"));
-        assert_eq!(folder(None, path("/home/a")), path("/home/a/.cache/gembin"));
+        assert_eq!(folder(path("/x"), path("/people/a")), path("/x/gembin"));
         assert_eq!(
-            folder(path("relative"), path("/home/a")),
-            path("/home/a/.cache/gembin")
+            folder(None, path("/people/a")),
+            path("/people/a/.cache/gembin")
+        );
+        assert_eq!(
+            folder(path("relative"), path("/people/a")),
+            path("/people/a/.cache/gembin")
         );
         assert_eq!(folder(None, None), None);
     }
