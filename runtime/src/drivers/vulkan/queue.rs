@@ -202,3 +202,64 @@ impl Drop for Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::drivers::vulkan::testing::{load, manifest, options};
+    use crate::drivers::{Call, Driver, Row};
+    use std::time::Duration;
+
+    const ROWS: [Row; 1] = [Row {
+        token: 1,
+        pos: 0,
+        slot: 0,
+    }];
+    const CALL: Call<'static> = Call {
+        rows: &ROWS,
+        outs: &[0],
+    };
+
+    #[test]
+    fn a_gpu_that_hangs_is_an_error_and_left_alone() {
+        let mut driver = load(manifest(), &options()).unwrap();
+        driver.submit(0, 0..6, CALL).unwrap();
+        // A submit that never ends: one that never began.
+        driver.queue.submitted += 1;
+        driver.queue.longest = Duration::from_millis(50);
+        let error = driver.wait().unwrap_err().to_string();
+        assert!(
+            error.starts_with("vulkan failed in rows: the GPU has not finished within 0 s"),
+            "{error}"
+        );
+        assert!(driver.device.is_abandoned());
+        let again = driver.submit(0, 0..6, CALL).unwrap_err().to_string();
+        assert!(again.contains("the GPU has not finished"), "{again}");
+        // What it may still use stays, and nobody waits for it.
+        drop(driver);
+    }
+
+    #[test]
+    fn a_lost_gpu_is_an_error_at_once_ever_after() {
+        let mut driver = load(manifest(), &options()).unwrap();
+        driver.submit(0, 0..6, CALL).unwrap();
+        driver.wait().unwrap();
+        let reason = driver.queue.fail(ash::vk::Result::ERROR_DEVICE_LOST);
+        assert!(reason.starts_with("the GPU was lost: "), "{reason}");
+        for _ in 0..2 {
+            let error = driver.submit(0, 0..6, CALL).unwrap_err().to_string();
+            assert_eq!(error, format!("vulkan failed in an earlier call: {reason}"));
+            assert!(driver.fetch(0, 4).is_err());
+        }
+    }
+
+    #[test]
+    fn memory_that_was_short_may_be_there_later() {
+        let mut driver = load(manifest(), &options()).unwrap();
+        let reason = driver
+            .queue
+            .fail(ash::vk::Result::ERROR_OUT_OF_DEVICE_MEMORY);
+        assert!(reason.contains("too little free memory"), "{reason}");
+        driver.submit(0, 0..6, CALL).unwrap();
+        driver.wait().unwrap();
+    }
+}
