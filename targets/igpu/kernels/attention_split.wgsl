@@ -67,12 +67,12 @@ fn query_at(head: u32, i: u32) -> u32 {
 
 {% if rope %}
 // Norms and rotates the queries and the new key, into `query`. Everything is loaded before anybody waits.
-fn rotate(row: u32, kv_head: u32, first_head: u32, last_head: u32, local: u32) {
+fn rotate(row: u32, kv_head: u32, first_head: u32, local: u32) {
     let lane = local % {{ team }}u;
     let index = local / {{ team }}u;
     let is_key = index == QUERIES;
     let in_use = index <= QUERIES;
-    let head = select(min(first_head + index, last_head), HEADS + kv_head, is_key);
+    let head = select(first_head + index, HEADS + kv_head, is_key);
     let at = row * {{ input_cols }}u + head * HEAD_DIM;
     {% for i in range(pairs) %}
     {% set guard = "in_use && i_%d < %du"|format(i, head_dim // 2) if (i + 1) * team > head_dim // 2 else "in_use" %}
@@ -169,7 +169,6 @@ var<workgroup> squares: array<f32, {{ threads }}>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let kv_head = group.x / BATCHES;
     let first_head = kv_head * GROUP + group.x % BATCHES * QUERIES;
-    let last_head = kv_head * GROUP + GROUP - 1u;
     let split = group.y;
     let row = group.z;
     let newest = position_of(row);
@@ -181,12 +180,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let is_empty = begin >= end;
     if is_empty {
         for (var i = local; i < QUERIES * {{ head_words }}u; i += {{ threads }}u) {
-            let head = first_head + i / {{ head_words }}u;
-            if head <= last_head {
-                output[out_row + (split * HEADS + head) * {{ head_words }}u + i % {{ head_words }}u] = vec{{ part }}<u32>();
-            }
+            output[out_row + (split * HEADS + first_head) * {{ head_words }}u + i] = vec{{ part }}<u32>();
         }
-        if local < QUERIES && first_head + local <= last_head {
+        if local < QUERIES {
             let m_at = SPLITS * HEADS * HEAD_DIM + split * HEADS + first_head + local;
             let l_at = m_at + SPLITS * HEADS;
             output[out_row + m_at / {{ part }}u][m_at % {{ part }}u] = NEGATIVE_INFINITY;
@@ -225,7 +221,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         {% endfor %}
         new_value = to_chunk({% for i in range(parts) %}new_{{ i }}{{ ", " if not loop.last }}{% endfor %});
     }
-    rotate(row, kv_head, first_head, last_head, local);
+    rotate(row, kv_head, first_head, local);
     workgroupBarrier();
     if is_last && local < CHUNKS{{ " && group.x % BATCHES == 0u" if batches > 1 }} {
         let at = cache_at + (newest{{ " % CAPACITY" if wraps }}) * CHUNKS + local;
@@ -234,7 +230,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     {% else %}
     for (var i = local; i < QUERIES * HEAD_DIM; i += {{ threads }}u) {
-        let head = min(first_head + i / HEAD_DIM, last_head);
+        let head = first_head + i / HEAD_DIM;
         query[query_at(i / HEAD_DIM, i % HEAD_DIM)][i % HEAD_DIM % {{ part }}u] =
             input[row * {{ input_cols }}u + head * HEAD_DIM + i % HEAD_DIM];
     }
@@ -400,7 +396,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {
         let i = local + {{ j * threads }}u;
         let q = i / TILE;
-        if i % TILE == 0u && q < QUERIES && first_head + q <= last_head {
+        if i % TILE == 0u && q < QUERIES {
             var all = scores[q * {{ tile // 4 }}u];
             for (var k = 1u; k < {{ tile // 4 }}u; k++) {
                 all += scores[q * {{ tile // 4 }}u + k];
@@ -421,10 +417,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             all += sums[at + k * CHUNKS];
         }
         let head = first_head + {{ first }}u + i / {{ head_words }}u;
-        if head <= last_head {
-            let vector = i % CHUNKS * {{ parts }}u + i / CHUNKS % {{ parts }}u;
-            output[out_row + (split * HEADS + head) * {{ head_words }}u + vector] = bitcast<vec{{ part }}<u32>>(all);
-        }
+        let vector = i % CHUNKS * {{ parts }}u + i / CHUNKS % {{ parts }}u;
+        output[out_row + (split * HEADS + head) * {{ head_words }}u + vector] = bitcast<vec{{ part }}<u32>>(all);
     }
     {% endfor %}
 }

@@ -7,6 +7,7 @@
 mod chunk;
 mod rope_kv;
 mod split;
+mod subgroup;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -142,6 +143,13 @@ impl<'a> Attend<'a> {
 /// Whether positions can exceed the capacity, so that rows of the cache are reused.
 fn wraps(l: &Lowering<'_>, cache: &Cache) -> bool {
     cache.capacity < l.limits().context
+}
+
+/// Workgroups that share a KV head's query heads evenly, at most `most` each: as few as there can be.
+fn batches(group: u32, most: u32) -> u32 {
+    (group.div_ceil(most)..=group)
+        .find(|&batches| group.is_multiple_of(batches))
+        .unwrap_or(group)
 }
 
 /// A number as WGSL writes it.

@@ -13,6 +13,10 @@ pub const ALL: &[(&str, &str)] = &[
         include_str!("../kernels/attention_split.wgsl"),
     ),
     (
+        "attention_subgroup",
+        include_str!("../kernels/attention_subgroup.wgsl"),
+    ),
+    (
         "attention_tile",
         include_str!("../kernels/attention_tile.wgsl"),
     ),

@@ -1,16 +1,18 @@
 //! Attention of single rows: a row's positions spread over workgroups, the result in parts.
 //!
 //! Decode reads each key and value once whatever the kernel does, so what counts is bytes in flight: every thread has
-//! its loads of a whole tile of positions on the way before it waits for anything. The workgroup's threads are cut
-//! twice: for the products, [`Shape::lanes`] neighbours share a key, each with 16-byte pieces of it; for the sums, a
-//! thread has one piece of the head and every so many-th position.
+//! its loads of a whole tile of positions on the way before it waits for anything. Two ways. Where subgroups have a
+//! known size and the shape allows it, a position is a matter of neighbours within one ([`Lanes`]). Else the workgroup's
+//! threads are cut twice: for the products, [`Shape::lanes`] neighbours share a key, each with 16-byte pieces of it; for
+//! the sums, a thread has one piece of the head and every so many-th position.
 
 use super::chunk::{Chunk, is_f16};
-use super::{Attend, Partials, SPLITS, literal, unsupported, wraps};
+use super::subgroup::Lanes;
+use super::{Attend, Partials, SPLITS, batches, literal, unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
-use crate::kernel::{Spec, VariantSpec};
+use crate::kernel::{Constants, Spec, VariantSpec};
 use crate::lowering::Lowering;
 use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::gpu::{Access, Extent, Needs};
@@ -86,7 +88,6 @@ fn split(
 ) -> Result<Partials, LowerError> {
     let cache = attend.shape;
     let partials = attend.partials();
-    let shape = Shape::of(cache, attend.group());
     let input = rope.map_or(attend.q, |rope| rope.qkv);
     let cache_access = match rope {
         Some(_) => Access::ReadWrite,
@@ -111,13 +112,7 @@ fn split(
         RowSet::Out => "out",
     };
     name += &format!(" {rows} {}", attend.name(l));
-    let chunk = shape.chunk;
-    let pair_team = match shape.queries + 1 <= THREADS / 32 {
-        true => 32,
-        false => 16,
-    };
-    let constants = constants! {
-        threads: THREADS,
+    let common = constants! {
         rope: rope.is_some(),
         rows: rows,
         input_binding: input_binding,
@@ -139,42 +134,23 @@ fn split(
         wraps: wraps(l, cache),
         window: cache.window.unwrap_or(0),
         f16: is_f16(cache),
-        words: chunk.words,
-        parts: chunk.parts,
-        part: chunk.part,
-        chunks: shape.chunks,
-        queries: shape.queries,
-        batches: shape.batches,
-        lanes: shape.lanes,
-        tile: shape.tile,
-        dot_plane: shape.dot_plane(),
-        key_loads: shape.chunks.div_ceil(shape.lanes),
-        value_groups: shape.value_groups(),
-        value_loads: shape.tile.div_ceil(shape.value_groups()),
-        softmax_loads: (shape.queries * shape.tile).div_ceil(THREADS),
-        merged: shape.merged(cache.head_dim),
-        team: pair_team,
-        pairs: (cache.head_dim / 2).div_ceil(pair_team),
         splits: SPLITS,
-        least: shape.tile.min(LEAST_SHARE),
         part_words: partials.parts.cols,
         scale: literal(attend.scale),
         softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
     };
+    let lanes = [32, 8]
+        .into_iter()
+        .filter_map(|size| Lanes::of(cache, attend.group(), size));
+    let mut variants: Vec<VariantSpec> = lanes.map(|lanes| lanes.variant(&common)).collect();
+    variants.push(Shape::of(cache, attend.group()).variant(cache, common));
     let spec = Spec {
         name,
         bindings: bound.needs,
-        variants: vec![VariantSpec {
-            name: "portable",
-            template: "attention_split",
-            constants,
-            needs: Needs::default(),
-            subgroup: None,
-            tile: [1, 1, 1],
-        }],
+        variants,
     };
     let work = [
-        Extent::Fixed(cache.kv_heads * shape.batches),
+        Extent::Fixed(attend.heads),
         Extent::Fixed(SPLITS),
         Extent::Rows(input.rows),
     ];
@@ -183,7 +159,7 @@ fn split(
 }
 
 /// Positions below which a row is not split further: a workgroup's loads of as many are in flight at once.
-const LEAST_SHARE: u32 = 32;
+pub(super) const LEAST_SHARE: u32 = 32;
 
 /// How a workgroup's threads share the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,7 +182,7 @@ impl Shape {
         let chunk = Chunk::of(cache);
         let chunks = cache.head_dim / chunk.elements();
         let most = (MOST_ELEMENTS / cache.head_dim).clamp(1, MOST_QUERIES);
-        let batches = group.div_ceil(most);
+        let batches = batches(group, most);
         // About four chunks a thread, but eight neighbours, 128 bytes together, where there is that much.
         let floor_power = |n: u32| 1 << n.max(1).ilog2();
         let lanes = floor_power(chunks / 4)
@@ -215,10 +191,46 @@ impl Shape {
         Self {
             chunk,
             chunks,
-            queries: group.div_ceil(batches),
+            queries: group / batches,
             batches,
             lanes,
             tile: THREADS / lanes,
+        }
+    }
+
+    fn variant(self, cache: &Cache, mut constants: Constants) -> VariantSpec {
+        // A head a team, the new key's included.
+        let team = match self.queries + 1 <= THREADS / 32 {
+            true => 32,
+            false => 16,
+        };
+        constants.extend(constants! {
+            threads: THREADS,
+            words: self.chunk.words,
+            parts: self.chunk.parts,
+            part: self.chunk.part,
+            chunks: self.chunks,
+            queries: self.queries,
+            batches: self.batches,
+            lanes: self.lanes,
+            tile: self.tile,
+            dot_plane: self.dot_plane(),
+            key_loads: self.chunks.div_ceil(self.lanes),
+            value_groups: self.value_groups(),
+            value_loads: self.tile.div_ceil(self.value_groups()),
+            softmax_loads: (self.queries * self.tile).div_ceil(THREADS),
+            merged: self.merged(cache.head_dim),
+            team: team,
+            pairs: (cache.head_dim / 2).div_ceil(team),
+            least: self.tile.min(LEAST_SHARE),
+        });
+        VariantSpec {
+            name: "portable",
+            template: "attention_split",
+            constants,
+            needs: Needs::default(),
+            subgroup: None,
+            tile: [self.queries, 1, 1],
         }
     }
 

@@ -5,7 +5,7 @@
 //! matrix units with queries, weights and sums of a tile in f16, f16 and f32.
 
 use super::chunk::{Chunk, is_f16};
-use super::{Attend, literal, unsupported, wraps};
+use super::{Attend, batches, literal, unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
@@ -65,32 +65,6 @@ struct Numbers {
     cache: [u32; 2],
     output: u32,
     call: u32,
-}
-
-/// How the queries of a workgroup are put together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Queries {
-    /// Workgroups that share a KV head's query heads.
-    batches: u32,
-    /// Heads of one.
-    heads: u32,
-    /// Rows of one.
-    rows: u32,
-}
-
-impl Queries {
-    /// Of at most `most` queries, for `group` query heads a KV head, which are shared out evenly.
-    fn of(group: u32, most: u32) -> Self {
-        let batches = (group.div_ceil(most)..=group)
-            .find(|&batches| group.is_multiple_of(batches))
-            .unwrap_or(group);
-        let heads = group / batches;
-        Self {
-            batches,
-            heads,
-            rows: most / heads,
-        }
-    }
 }
 
 /// How a variant on the matrix units is tiled.
@@ -156,7 +130,8 @@ impl Matrix {
 
     fn variant(self, l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantSpec {
         let cache = attend.shape;
-        let queries = Queries::of(attend.group(), self.queries);
+        let batches = batches(attend.group(), self.queries);
+        let heads = attend.group() / batches;
         let threads = self.subgroup * self.subgroups;
         VariantSpec {
             name: match self.shape {
@@ -183,9 +158,9 @@ impl Matrix {
                 head_dim: cache.head_dim,
                 kv_heads: cache.kv_heads,
                 group: attend.group(),
-                batches: queries.batches,
-                tile_heads: queries.heads,
-                tile_rows: queries.rows,
+                batches: batches,
+                tile_heads: heads,
+                tile_rows: self.queries / heads,
                 capacity: cache.capacity,
                 wraps: wraps(l, cache),
                 window: cache.window.unwrap_or(0),
@@ -199,7 +174,7 @@ impl Matrix {
                 ..Needs::default()
             },
             subgroup: Some(self.subgroup),
-            tile: [queries.rows, queries.heads, 1],
+            tile: [self.queries / heads, heads, 1],
         }
     }
 }
@@ -208,7 +183,8 @@ fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantS
     let cache = attend.shape;
     let chunk = Chunk::of(cache);
     let chunks = cache.head_dim / chunk.elements();
-    let queries = Queries::of(attend.group(), QUERIES);
+    let batches = batches(attend.group(), QUERIES);
+    let heads = attend.group() / batches;
     // As many neighbours as have a chunk each; a query's sums lie in at least THREADS / QUERIES threads.
     let sum_lanes = (1 << chunks.ilog2()).clamp(THREADS / QUERIES, 64);
     VariantSpec {
@@ -225,9 +201,9 @@ fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantS
             heads: attend.heads,
             kv_heads: cache.kv_heads,
             group: attend.group(),
-            batches: queries.batches,
-            tile_heads: queries.heads,
-            tile_rows: queries.rows,
+            batches: batches,
+            tile_heads: heads,
+            tile_rows: QUERIES / heads,
             capacity: cache.capacity,
             wraps: wraps(l, cache),
             window: cache.window.unwrap_or(0),
@@ -247,6 +223,6 @@ fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantS
         },
         needs: Needs::default(),
         subgroup: None,
-        tile: [queries.rows, queries.heads, 1],
+        tile: [QUERIES / heads, heads, 1],
     }
 }
