@@ -7,7 +7,8 @@
 //! * `memory`, `segments`, `weights`, `arena`, `readback`: buffers and what is in them;
 //! * `variants`, `capabilities`, `pipelines`, `pipeline_cache`: from SPIR-V to pipelines;
 //! * `programs`, `cost`, `recording`, `queue`: from steps to submits;
-//! * `gate`: no submit is under way when the process ends; `errors`: what went wrong, in words.
+//! * `options`: how it is to run; `errors`: what went wrong, in words;
+//! * `gate`: no submit is under way when the process ends; `profile`: times of single dispatches.
 
 mod abilities;
 mod arena;
@@ -18,6 +19,7 @@ mod errors;
 mod gate;
 mod instance;
 mod memory;
+mod options;
 mod pipeline_cache;
 mod pipelines;
 mod profile;
@@ -37,6 +39,7 @@ mod weights;
 pub use abilities::{Abilities, Gpu, Kind};
 pub use gate::close as drain;
 pub use instance::Validation;
+pub use options::{CacheFolder, VulkanOptions};
 pub use pipelines::Chosen;
 pub use select::Pick;
 pub use variants::Variants;
@@ -58,83 +61,11 @@ use queue::Queue;
 use readback::{DATA, Readback};
 use recording::{Key, Recordings};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use weights::{LoadOptions, Weights};
 
 /// Most bytes that cross to the host at once.
 const LARGEST_READBACK: u64 = 16 << 20;
-
-/// How to run on a GPU; the defaults are for using it, the rest for tests.
-#[derive(Clone, Default, Debug)]
-pub struct VulkanOptions {
-    /// Which variants of kernels.
-    pub variants: Variants,
-    /// Checks by the validation layer; whatever it says is an error.
-    pub validation: Validation,
-    /// Buffers check their bounds, where the GPU can do that.
-    pub robust: bool,
-    /// Never import the weights' pages.
-    pub no_import: bool,
-    /// Upload weights through staging buffers even where memory is shared.
-    pub stage_weights: bool,
-    /// Multiply-adds of one submit, instead of what suits any GPU.
-    pub submit_multiply_adds: Option<u64>,
-    /// Where compiled pipelines are kept.
-    pub cache: CacheFolder,
-    /// Told how much of the weights has been loaded.
-    pub progress: Option<Progress>,
-}
-
-/// Where compiled pipelines are kept.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub enum CacheFolder {
-    /// `gembin` in the user's cache folder.
-    #[default]
-    User,
-    /// There.
-    At(PathBuf),
-    /// Nowhere.
-    None,
-}
-
-impl VulkanOptions {
-    /// The options of the environment, for tests: `GEMBIN_VULKAN_VARIANTS` (`best`, `portable` or the name of a
-    /// variant), `GEMBIN_VULKAN_VALIDATION` (`1`, or `sync` to check barriers too), `GEMBIN_VULKAN_ROBUST` (`1`).
-    ///
-    /// # Errors
-    /// A value that is none of these.
-    pub fn from_environment() -> Result<Self, String> {
-        let word = |name: &str| {
-            std::env::var_os(name)
-                .map(|value| value.to_string_lossy().into_owned())
-                .unwrap_or_default()
-        };
-        Ok(Self {
-            variants: Variants::from_words(&word("GEMBIN_VULKAN_VARIANTS")),
-            validation: match word("GEMBIN_VULKAN_VALIDATION").as_str() {
-                "" | "0" => Validation::Off,
-                "1" => Validation::Calls,
-                "sync" => Validation::Synchronization,
-                other => {
-                    return Err(format!(
-                        "GEMBIN_VULKAN_VALIDATION is {other:?}; it must be 0, 1 or sync"
-                    ));
-                }
-            },
-            robust: match word("GEMBIN_VULKAN_ROBUST").as_str() {
-                "" | "0" => false,
-                "1" => true,
-                other => {
-                    return Err(format!(
-                        "GEMBIN_VULKAN_ROBUST is {other:?}; it must be 0 or 1"
-                    ));
-                }
-            },
-            ..Self::default()
-        })
-    }
-}
 
 /// The instance that the last probe made, for the load that follows it: making one opens every driver there is.
 static PROBED: Mutex<Option<(Validation, Arc<Instance>)>> = Mutex::new(None);
@@ -503,7 +434,7 @@ impl Driver for VulkanDriver {
             None => {
                 let result = candidates.and_then(|(offset, bytes)| {
                     let (buffer, at, _) = self.arena.locate(offset)?;
-                    Some(recording::Result {
+                    Some(recording::CallResult {
                         buffer,
                         offset: at,
                         bytes,

@@ -40,7 +40,7 @@ pub(super) struct Part {
 
 /// What is copied to the readback buffer after the last step.
 #[derive(Clone, Copy)]
-pub(super) struct Result {
+pub(super) struct CallResult {
     pub(super) buffer: vk::Buffer,
     pub(super) offset: u64,
     pub(super) bytes: u64,
@@ -53,7 +53,7 @@ pub(super) struct Call<'a> {
     pub(super) costs: &'a dyn Fn(usize) -> Cost,
     /// What one submit may cost.
     pub(super) most: Cost,
-    pub(super) result: Option<Result>,
+    pub(super) result: Option<CallResult>,
     pub(super) readback: vk::Buffer,
     /// Two timestamps a step of the program, if times are measured.
     pub(super) timestamps: Option<vk::QueryPool>,
@@ -102,7 +102,7 @@ impl Recordings {
         queue: &Queue,
         key: Key,
         call: &Call<'_>,
-    ) -> std::result::Result<usize, vk::Result> {
+    ) -> Result<usize, vk::Result> {
         if self.kept.len() == KEPT
             && let Some(oldest) = (0..KEPT).min_by_key(|&i| self.kept[i].last_used)
         {
@@ -175,7 +175,7 @@ struct PartOf<'a> {
     readback: vk::Buffer,
     /// The mark that it sets.
     mark: usize,
-    result: Option<Result>,
+    result: Option<CallResult>,
     timestamps: Option<vk::QueryPool>,
 }
 
@@ -187,7 +187,7 @@ unsafe fn record_part(
     device: &ash::Device,
     commands: vk::CommandBuffer,
     part: &PartOf<'_>,
-) -> std::result::Result<(), vk::Result> {
+) -> Result<(), vk::Result> {
     use vk::{AccessFlags as Access, PipelineStageFlags as Stage};
     let (shader, transfer) = (
         Access::SHADER_READ | Access::SHADER_WRITE,
