@@ -91,23 +91,25 @@ its greatest magnitude goes to `measure(greatest)` first.
     }
     measure(max(max(most.x, most.y), max(most.z, most.w)));
 {% endif %}
+{# Loads of a batch are under way at once. #}
+{% set batch = steps if steps <= 12 else 4 %}
     // Every invocation makes as many steps, for groups are made together.
-    for (var step = 0u; step < {{ steps }}u; step += 4u) {
-{% for k in range(4) %}
+    for (var step = 0u; step < {{ steps }}u; step += {{ batch }}u) {
+{% for k in range(batch) %}
         let i{{ k }} = (step + {{ k }}u) * {{ threads }}u + lane;
         var v{{ k }} = load_x(row, i{{ k }});
 {% endfor %}
 {% if residual %}
-{% for k in range(4) %}
+{% for k in range(batch) %}
         v{{ k }} += load_residual(row, i{{ k }});
 {% endfor %}
         if (keeps_sum) {
-{% for k in range(4) %}
+{% for k in range(batch) %}
             store_sum(row, i{{ k }}, v{{ k }});
 {% endfor %}
         }
 {% endif %}
-{% for k in range(4) %}
+{% for k in range(batch) %}
         consume(row, i{{ k }}, v{{ k }});
 {% endfor %}
     }

@@ -1,14 +1,14 @@
 //! How much of a matrix a workgroup of the kernels over few rows takes.
 
-use super::matrix::Units;
 use gembin_bundle::layout::{self, Format};
 
-/// Fewest invocations of a workgroup: a subgroup of the widest devices.
-const MIN_THREADS: u32 = 64;
-/// Most invocations of a workgroup.
-const MAX_THREADS: u32 = 256;
+/// Invocations of a workgroup: fewer would take longer for the prologue, which every workgroup repeats; more leave less
+/// room for the next workgroup.
+const THREADS: u32 = 256;
 /// Workgroups that keep a large device busy: below this, smaller ones are better.
-const ENOUGH_GROUPS: u32 = 192;
+const ENOUGH_GROUPS: u32 = 100;
+/// Most blocks of a workgroup.
+const MOST_BLOCKS: u32 = 8;
 
 /// Shape of a matrix, as far as tuning is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,8 +27,7 @@ pub struct GemvShape {
 /// as many such slices of the columns.
 ///
 /// The default, [`GemvTuning::for_shape`]: blocks so many that the row's prologue, which every workgroup repeats, is
-/// amortised, but at least [`ENOUGH_GROUPS`] workgroups remain; slices so many that an invocation keeps two units or
-/// more; 64 to 256 invocations.
+/// amortised, but at least [`ENOUGH_GROUPS`] workgroups remain; as many slices as make [`THREADS`] invocations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GemvTuning {
     /// Blocks of 16 rows of a workgroup; even for GeGLU.
@@ -43,19 +42,12 @@ impl GemvTuning {
     /// The default for a shape.
     pub fn for_shape(shape: GemvShape) -> Self {
         let row_blocks = layout::row_blocks(shape.rows) as u32;
-        let units = Units::new(shape.format, shape.cols).count;
         let least = if shape.geglu { 2 } else { 1 };
         let mut blocks = least;
-        while blocks < 4 && row_blocks / (2 * blocks) >= ENOUGH_GROUPS {
+        while blocks < MOST_BLOCKS && row_blocks / (2 * blocks) >= ENOUGH_GROUPS {
             blocks *= 2;
         }
-        let wanted = (units / 2).max(1).next_power_of_two();
-        let wanted = if wanted > units / 2 {
-            wanted / 2
-        } else {
-            wanted
-        };
-        let slices = wanted.clamp(MIN_THREADS / (4 * blocks), MAX_THREADS / (4 * blocks));
+        let slices = THREADS / (4 * blocks);
         let depth = match shape.format {
             Format::Q4 => 2,
             Format::Q8 | Format::F32 | Format::F16 | Format::Bf16 => 1,
