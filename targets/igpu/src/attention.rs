@@ -7,7 +7,6 @@
 mod chunk;
 mod rope_kv;
 mod split;
-mod subgroup;
 #[cfg(test)]
 mod tests;
 mod tile;

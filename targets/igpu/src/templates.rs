@@ -13,10 +13,6 @@ pub const ALL: &[(&str, &str)] = &[
         include_str!("../kernels/attention_split.wgsl"),
     ),
     (
-        "attention_subgroup",
-        include_str!("../kernels/attention_subgroup.wgsl"),
-    ),
-    (
         "attention_tile",
         include_str!("../kernels/attention_tile.wgsl"),
     ),

@@ -1,13 +1,12 @@
 //! Attention of single rows: a row's positions spread over workgroups, the result in parts.
 //!
 //! Decode reads each key and value once whatever the kernel does, so what counts is bytes in flight: every thread has
-//! its loads of a whole tile of positions on the way before it waits for anything. Two ways. Where subgroups have a
-//! known size and the shape allows it, a position is a matter of neighbours within one ([`Lanes`]). Else the workgroup's
-//! threads are cut twice: for the products, [`Shape::lanes`] neighbours share a key, each with 16-byte pieces of it; for
-//! the sums, a thread has one piece of the head and every so many-th position.
+//! its loads of a whole tile of positions on the way before it waits for anything. The workgroup's threads are cut
+//! twice: for the products, [`Shape::lanes`] neighbours share a key, each with 16-byte pieces of it; for the sums, a
+//! thread has one piece of the head and every so many-th position. Subgroups that have a position each, adding up in
+//! registers, wait for nobody and yet are slower: adding up over lanes takes longer than workgroup memory.
 
 use super::chunk::{Chunk, is_f16};
-use super::subgroup::Lanes;
 use super::{Attend, Partials, SPLITS, batches, literal, unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
@@ -112,7 +111,7 @@ fn split(
         RowSet::Out => "out",
     };
     name += &format!(" {rows} {}", attend.name(l));
-    let common = constants! {
+    let constants = constants! {
         rope: rope.is_some(),
         rows: rows,
         input_binding: input_binding,
@@ -139,15 +138,10 @@ fn split(
         scale: literal(attend.scale),
         softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
     };
-    let lanes = [32, 8]
-        .into_iter()
-        .filter_map(|size| Lanes::of(cache, attend.group(), size));
-    let mut variants: Vec<VariantSpec> = lanes.map(|lanes| lanes.variant(&common)).collect();
-    variants.push(Shape::of(cache, attend.group()).variant(cache, common));
     let spec = Spec {
         name,
         bindings: bound.needs,
-        variants,
+        variants: vec![Shape::of(cache, attend.group()).variant(cache, constants)],
     };
     let work = [
         Extent::Fixed(attend.heads),
@@ -159,7 +153,7 @@ fn split(
 }
 
 /// Positions below which a row is not split further: a workgroup's loads of as many are in flight at once.
-pub(super) const LEAST_SHARE: u32 = 32;
+const LEAST_SHARE: u32 = 32;
 
 /// How a workgroup's threads share the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -399,44 +399,6 @@ fn heads_that_no_kernel_takes_are_refused() {
 }
 
 #[test]
-fn subgroups_serve_heads_that_their_lanes_share_evenly() {
-    let variants = |head_dim, group, format| {
-        let model = Model {
-            head_dim,
-            group,
-            format,
-            ..SMALL
-        };
-        let manifest = model.lowered(Rows::Prefill, 8);
-        let kernels = manifest.kernels.iter();
-        let kernel = kernels
-            .filter(|kernel| kernel.name.starts_with("attention_split"))
-            .next_back();
-        let variants = kernel.unwrap().variants.iter();
-        variants
-            .map(|v| (v.name.clone(), v.tile[0]))
-            .collect::<Vec<_>>()
-    };
-    let named = |names: &[(&str, u32)]| -> Vec<(String, u32)> {
-        names
-            .iter()
-            .map(|&(name, n)| (name.to_owned(), n))
-            .collect()
-    };
-    assert_eq!(
-        variants(256, 8, Format::F16),
-        named(&[("subgroup-32", 4), ("subgroup-8", 4), ("portable", 8)])
-    );
-    assert_eq!(
-        variants(512, 3, Format::F16),
-        named(&[("subgroup-32", 1), ("subgroup-8", 1), ("portable", 3)])
-    );
-    // 12 chunks: 4 lanes would have 3 each, and what is rotated with them would lie in other lanes.
-    assert_eq!(variants(96, 2, Format::F16), named(&[("portable", 2)]));
-    assert_eq!(variants(256, 2, Format::F32), named(&[("portable", 2)]));
-}
-
-#[test]
 fn matrices_serve_heads_made_of_them() {
     let variants = |head_dim, format| {
         let model = Model {
