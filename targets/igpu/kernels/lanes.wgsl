@@ -28,7 +28,7 @@ fn take_place(size: u32, id: u32, invocation: u32) {
 }
 
 // A part of a total from every subgroup. Each total of a kernel has its own parts.
-var<workgroup> totals: array<f32, {{ 2 * most_subgroups }}>;
+var<workgroup> totals: array<f32, {{ 3 * most_subgroups }}>;
 
 // The sum over the workgroup, equal in every invocation.
 fn sum_of_all(value: f32, which: u32) -> f32 {

@@ -9,9 +9,9 @@
 fn consume(row: u32, i: u32, value: vec4<f32>) {
     let q = quantize(value);
     if (i < {{ stored_vectors }}u) {
-        out[row * {{ row_words }}u + i] = q.word;
+        out[row * {{ out_words }}u + i] = q.word;
         if (lane % 8u == 0u) {
-            out[row * {{ row_words }}u + {{ stored_vectors }}u + i / 8u] = bitcast<u32>(q.scale);
+            out[row * {{ out_words }}u + {{ stored_vectors }}u + i / 8u] = bitcast<u32>(q.scale);
         }
     }
 }
@@ -24,7 +24,7 @@ var<private> scale_of_row: f32;
 
 // The power of two that brings the row's greatest magnitude to 8192..16384.
 fn measure(greatest_here: f32) {
-    let greatest = greatest_of_all(greatest_here, 0u);
+    let greatest = greatest_of_all(greatest_here, 2u);
     let exponent = clamp(bitcast<u32>(greatest) >> 23u, 40u, 240u) - 13u;
     scale_of_row = bitcast<f32>(exponent << 23u);
     inverse = bitcast<f32>((254u - exponent) << 23u);

@@ -30,7 +30,7 @@ fn load_{{ name }}(row: u32, i: u32) -> vec4<f32> {
 {% if parts %}
 {# Words of the sums, of a row. #}
 {% set sums_words = splits * heads * head_dim %}
-{% set row_words = splits * heads * (head_dim + 2) %}
+{% set parts_words = splits * heads * (head_dim + 2) %}
 {% set part_vectors = head_dim % 4 == 0 %}
 @group(0) @binding({{ b_x }}) var<storage, read> x: array<{{ "vec4<f32>" if part_vectors else "f32" }}>;
 
@@ -48,7 +48,7 @@ fn part_word(i: u32) -> f32 {
 
 fn weigh_splits(row: u32) {
     for (var head = lane; head < {{ heads }}u; head += {{ threads }}u) {
-        let maxima = row * {{ row_words }}u + {{ sums_words }}u + head;
+        let maxima = row * {{ parts_words }}u + {{ sums_words }}u + head;
         let counts = maxima + {{ splits * heads }}u;
 {% for s in range(splits) %}
         let m{{ s }} = part_word(maxima + {{ s * heads }}u);
@@ -81,12 +81,12 @@ fn weigh_splits(row: u32) {
 fn load_split(row: u32, s: u32, i: u32) -> vec4<f32> {
 {% if part_vectors %}
     let at = min(i, {{ vectors - 1 }}u);
-    return x[row * {{ row_words // 4 }}u + s * {{ heads * head_dim // 4 }}u + at];
+    return x[row * {{ parts_words // 4 }}u + s * {{ heads * head_dim // 4 }}u + at];
 {% else %}
     var value = vec4<f32>();
 {% for c in range(4) %}
     if (4u * i + {{ c }}u < {{ cols }}u) {
-        value.{{ "xyzw"[c] }} = x[row * {{ row_words }}u + s * {{ heads * head_dim }}u + 4u * i + {{ c }}u];
+        value.{{ "xyzw"[c] }} = x[row * {{ parts_words }}u + s * {{ heads * head_dim }}u + 4u * i + {{ c }}u];
     }
 {% endfor %}
     return value;

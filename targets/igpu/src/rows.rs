@@ -51,7 +51,7 @@ fn embed_from(
 ) -> Result<(), LowerError> {
     let weight = l.weight(table);
     let format = weight.format;
-    let words = format.words(weight.cols) as u32;
+    let used_words = weight.cols.div_ceil(format.values_per_word());
     let mut bindings = Bindings::default();
     let b_call = bindings.call();
     let b_out = bindings.write(out);
@@ -88,10 +88,12 @@ fn embed_from(
                 rows: set,
                 b_out: b_out,
                 pieces: bound,
+                whole: last.first_row + last.rows == weight.rows && first.first_row == 0,
                 format: format.name(),
                 quantized: format.is_quantized(),
                 values_per_word: format.values_per_word(),
-                words: words,
+                words: format.words(weight.cols),
+                used_words: used_words,
                 groups: layout::groups(weight.cols),
                 cols: weight.cols,
                 scale: literal(scale),
@@ -99,7 +101,7 @@ fn embed_from(
         )],
     };
     let work = [
-        Extent::Fixed(words),
+        Extent::Fixed(used_words),
         Extent::Rows(out.rows),
         Extent::Fixed(1),
     ];

@@ -74,7 +74,7 @@ fn workgroup_bytes(
         false => stored_vectors * 16,
     };
     let threads = tuning.threads();
-    let totals = threads;
+    let totals = 3 * threads / 8 * 4;
     let sums = threads / 2 * 16;
     let factors = parts.map_or(0, |parts| (SPLITS + 1) * parts.heads * 4);
     row + totals + sums + factors

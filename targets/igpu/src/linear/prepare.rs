@@ -27,7 +27,7 @@ pub(crate) fn int8(
     };
     prepare(l, label, step, parts, form, |bindings| {
         let b_out = bindings.write(to.data);
-        constants! { b_out: b_out, row_words: to.data.cols }
+        constants! { b_out: b_out, out_words: to.data.cols }
     })?;
     Ok(to)
 }
