@@ -346,7 +346,7 @@ proptest! {
     ) {
         let logits: Vec<f32> = logits.into_iter().map(|l| f32::from(l) / 2.0).collect();
         let params = SamplingParams { temperature, top_k, top_p, min_p, ..params() };
-        let mut all = Sampler::new(logits.len(), params.clone(), seed).expect("good parameters");
+        let mut all = Sampler::new(logits.len(), params, seed).expect("good parameters");
         let mut few = all.clone();
         let best = likely(&logits, 20);
         for _ in 0..4 {
