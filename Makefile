@@ -20,11 +20,12 @@ PROMPT := Write a story about a brave fox.
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: ## Install what building needs (C linker, Rust); quiet when nothing is missing
+setup: ## Install what building and testing need; quiet when nothing is missing
 	@.ci/setup
 
-build: setup ## Build gemc and gemrun, optimised, into target/release
-	@cargo build --release --locked -p gembin-compiler -p gembin-runtime --bins
+build: ## Build gemc and gemrun, optimised, into target/release
+	@.ci/setup build
+	cargo build --release --locked -p gembin-compiler -p gembin-runtime --bins
 
 demo: build ## Compile a small story model and let it write (PROMPT="..." for your own)
 	@mkdir -p $(dir $(DEMO))
