@@ -68,15 +68,13 @@ fn to_halves(x: vec4<f32>) -> vec2<u32> {
     return vec2<u32>(pack2x16float(y.xy), pack2x16float(y.zw));
 }
 
+{# Beyond the last position it is loaded again, which nobody uses: a branch would be waited for. #}
 {% macro load(from) %}
 {% for i in range(stage_loads) %}
-        next_{{ i }} = vec4<u32>();
         {
-            let item = local + {{ i * threads }}u;
-            let position = next_base + item / CHUNKS;
-            if position < end{% if (i + 1) * threads > stage_items %} && item < {{ stage_items }}u{% endif %} {
-                next_{{ i }} = {{ from }}[cache_at + (position{{ " % CAPACITY" if wraps }}) * CHUNKS + item % CHUNKS];
-            }
+            let item = {{ "local + %du"|format(i * threads) if (i + 1) * threads <= stage_items else "min(local + %du, %du)"|format(i * threads, stage_items - 1) }};
+            let position = min(next_base + item / CHUNKS, end - 1u);
+            next_{{ i }} = {{ from }}[cache_at + (position{{ " % CAPACITY" if wraps }}) * CHUNKS + item % CHUNKS];
         }
 {% endfor %}
 {% endmacro %}

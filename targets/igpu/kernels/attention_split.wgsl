@@ -3,16 +3,20 @@ Attention of one row over its cache, the positions split over workgroups: grid (
 A workgroup serves `queries` heads of one KV head and leaves its sums unnormalised in parts. With `rope` it norms and
 rotates queries and the new key first, and the workgroup of the newest position stores key and value.
 
-A chunk is what a thread loads of a key or a value at once: `words` 32-bit words with `parts` vectors of `part` elements.
-`lanes` threads share a key, in passes of `key_tile` positions; `chunks` threads share a value.
+A chunk is what a thread loads of a key at once: `words` 32-bit words with `parts` vectors of `part` elements. `lanes`
+threads share a key, in passes of `tile` positions. Of values, a thread has chunks of `value_parts` such vectors, which
+`value_chunks` threads share.
 #}
 {% set head_words = chunks * parts %}
 {% set chunk_type = {1: "u32", 2: "vec2<u32>", 4: "vec4<u32>"}[words] %}
+{% set value_type = chunk_type if value_parts == parts else "vec2<u32>" %}
+{# Whether every thread has a value for every load. #}
+{% set all_values = value_groups * value_chunks == threads and tile % value_groups == 0 %}
 {% set has_norm = q_norm is not none or k_norm is not none %}
 {% include "call" %}
 @group(0) @binding({{ input_binding }}) var<storage, read> input: array<f32>;
 @group(0) @binding({{ keys_binding }}) var<storage, {{ cache_access }}> keys: array<{{ chunk_type }}>;
-@group(0) @binding({{ values_binding }}) var<storage, {{ cache_access }}> values: array<{{ chunk_type }}>;
+@group(0) @binding({{ values_binding }}) var<storage, {{ cache_access }}> values: array<{{ value_type }}>;
 @group(0) @binding({{ output_binding }}) var<storage, read_write> output: array<vec{{ part }}<u32>>;
 {% if rope %}
 @group(0) @binding({{ table_binding }}) var<storage, read> table: array<f32>;
@@ -26,6 +30,7 @@ A chunk is what a thread loads of a key or a value at once: `words` 32-bit words
 
 alias Part = vec{{ part }}<f32>;
 alias Chunk = {{ chunk_type }};
+alias ValueChunk = {{ value_type }};
 
 const HEAD_DIM = {{ head_dim }}u;
 const HEADS = {{ heads }}u;
@@ -38,6 +43,7 @@ const CHUNKS = {{ chunks }}u;
 const LANES = {{ lanes }}u;
 const TILE = {{ tile }}u;
 const PLANE = {{ dot_plane }}u;
+const VALUE_CHUNKS = {{ value_chunks }}u;
 const VALUE_GROUPS = {{ value_groups }}u;
 const SPLITS = {{ splits }}u;
 const LEAST = {{ least }}u;
@@ -55,7 +61,7 @@ var<workgroup> weights: array<f32, {{ queries * tile }}>;
 // What earlier sums are multiplied by.
 var<workgroup> keep: array<f32, QUERIES>;
 // Sums of the value groups, for `merged` queries at a time.
-var<workgroup> sums: array<Part, {{ merged * parts * value_groups * chunks }}>;
+var<workgroup> sums: array<Part, {{ merged * value_parts * value_groups * value_chunks }}>;
 
 {% include "cache_chunk" %}
 
@@ -66,55 +72,52 @@ fn query_at(head: u32, i: u32) -> u32 {
 }
 
 {% if rope %}
-// Norms and rotates the queries and the new key, into `query`. Everything is loaded before anybody waits.
+// Norms and rotates the queries and the new key, into `query`. Everything is loaded before anybody waits, by those too
+// who have nothing to do with it: a branch would be waited for.
 fn rotate(row: u32, kv_head: u32, first_head: u32, local: u32) {
     let lane = local % {{ team }}u;
     let index = local / {{ team }}u;
     let is_key = index == QUERIES;
     let in_use = index <= QUERIES;
-    let head = select(first_head + index, HEADS + kv_head, is_key);
+    let head = select(first_head + min(index, QUERIES - 1u), HEADS + kv_head, is_key);
     let at = row * {{ input_cols }}u + head * HEAD_DIM;
     {% for i in range(pairs) %}
-    {% set guard = "in_use && i_%d < %du"|format(i, head_dim // 2) if (i + 1) * team > head_dim // 2 else "in_use" %}
-    let i_{{ i }} = lane + {{ i * team }}u;
-    var a_{{ i }} = 0.0;
-    var b_{{ i }} = 0.0;
-    var cosine_{{ i }} = 0.0;
-    var sine_{{ i }} = 0.0;
+    {% set is_whole = (i + 1) * team <= head_dim // 2 %}
+    let i_{{ i }} = {{ "lane + %du"|format(i * team) if is_whole else "min(lane + %du, %du)"|format(i * team, head_dim // 2 - 1) }};
+    var a_{{ i }} = input[at + i_{{ i }}];
+    var b_{{ i }} = input[at + {{ head_dim // 2 }}u + i_{{ i }}];
+    let cosine_{{ i }} = table[row * HEAD_DIM + i_{{ i }}];
+    let sine_{{ i }} = table[row * HEAD_DIM + {{ head_dim // 2 }}u + i_{{ i }}];
     {% if has_norm %}
     var weight_a_{{ i }} = 1.0;
     var weight_b_{{ i }} = 1.0;
     {% endif %}
-    if {{ guard }} {
-        a_{{ i }} = input[at + i_{{ i }}];
-        b_{{ i }} = input[at + {{ head_dim // 2 }}u + i_{{ i }}];
-        cosine_{{ i }} = table[row * HEAD_DIM + i_{{ i }}];
-        sine_{{ i }} = table[row * HEAD_DIM + {{ head_dim // 2 }}u + i_{{ i }}];
-        {% if q_norm is not none %}
-        if !is_key {
-            weight_a_{{ i }} = q_norm[i_{{ i }}];
-            weight_b_{{ i }} = q_norm[{{ head_dim // 2 }}u + i_{{ i }}];
-        }
-        {% endif %}
-        {% if k_norm is not none %}
-        if is_key {
-            weight_a_{{ i }} = k_norm[i_{{ i }}];
-            weight_b_{{ i }} = k_norm[{{ head_dim // 2 }}u + i_{{ i }}];
-        }
-        {% endif %}
+    {% endfor %}
+    {% for norm, which in [("q_norm", "!is_key"), ("k_norm", "is_key")] %}
+    {% if (q_norm if norm == "q_norm" else k_norm) is not none %}
+    if {{ which }} {
+        {% for i in range(pairs) %}
+        weight_a_{{ i }} = {{ norm }}[i_{{ i }}];
+        weight_b_{{ i }} = {{ norm }}[{{ head_dim // 2 }}u + i_{{ i }}];
+        {% endfor %}
     }
+    {% endif %}
     {% endfor %}
     {% if has_norm %}
     var square = 0.0;
     {% for i in range(pairs) %}
-    square = fma(a_{{ i }}, a_{{ i }}, fma(b_{{ i }}, b_{{ i }}, square));
+    {% if (i + 1) * team > head_dim // 2 %}
+    if lane + {{ i * team }}u < {{ head_dim // 2 }}u
+    {% endif %}
+    { square = fma(a_{{ i }}, a_{{ i }}, fma(b_{{ i }}, b_{{ i }}, square)); }
     {% endfor %}
-    squares[local] = square;
+    squares[local / 4u][local % 4u] = square;
     workgroupBarrier();
-    var total = 0.0;
-    for (var i = 0u; i < {{ team }}u; i++) {
-        total += squares[index * {{ team }}u + i];
+    var all = squares[index * {{ team // 4 }}u];
+    for (var i = 1u; i < {{ team // 4 }}u; i++) {
+        all += squares[index * {{ team // 4 }}u + i];
     }
+    let total = (all.x + all.y) + (all.z + all.w);
     {% if q_norm is none %}
     let by = select(1.0, 1.0 / sqrt(total / {{ head_dim }}.0 + {{ eps }}), is_key);
     {% elif k_norm is none %}
@@ -124,8 +127,7 @@ fn rotate(row: u32, kv_head: u32, first_head: u32, local: u32) {
     {% endif %}
     {% endif %}
     {% for i in range(pairs) %}
-    {% set guard = "in_use && i_%d < %du"|format(i, head_dim // 2) if (i + 1) * team > head_dim // 2 else "in_use" %}
-    if {{ guard }} {
+    if in_use{{ " && lane + %du < %du"|format(i * team, head_dim // 2) if (i + 1) * team > head_dim // 2 }} {
         {% if has_norm %}
         a_{{ i }} *= by * weight_a_{{ i }};
         b_{{ i }} *= by * weight_b_{{ i }};
@@ -137,16 +139,15 @@ fn rotate(row: u32, kv_head: u32, first_head: u32, local: u32) {
     {% endfor %}
 }
 {% if has_norm %}
-var<workgroup> squares: array<f32, {{ threads }}>;
+var<workgroup> squares: array<vec4<f32>, {{ threads // 4 }}>;
 {% endif %}
 {% endif %}
 
-{% macro load_keys() %}
-        {% for i in range(key_loads) %}
-        key_{{ i }} = Chunk();
-        {% endfor %}
-        if base + key_row < old_end {
-            let at = cache_at + ((base + key_row){{ " % CAPACITY" if wraps }}) * CHUNKS + key_lane;
+{# Beyond the last position in the cache, another is loaded, which nobody uses: a branch would be waited for. #}
+{% macro load_keys(base) %}
+        {
+            let position = {{ base }} + key_row;
+            let at = (cache_at + select(position, spare, position >= old_end){{ " % CAPACITY" if wraps }}) * CHUNKS + key_lane;
             {% for i in range(key_loads) %}
             {% if (i + 1) * lanes > chunks %}
             if key_lane + {{ i * lanes }}u < CHUNKS { key_{{ i }} = keys[at + {{ i * lanes }}u]; }
@@ -156,11 +157,16 @@ var<workgroup> squares: array<f32, {{ threads }}>;
             {% endfor %}
         }
 {% endmacro %}
-{% macro load_values() %}
+{% macro load_values(base) %}
         {% for i in range(value_loads) %}
-        value_{{ i }} = Chunk();
-        if value_row + {{ i }}u * VALUE_GROUPS < value_rows && base + value_row + {{ i }}u * VALUE_GROUPS < old_end {
-            value_{{ i }} = values[cache_at + ((base + value_row + {{ i }}u * VALUE_GROUPS){{ " % CAPACITY" if wraps }}) * CHUNKS + value_lane];
+        {
+            let position = {{ base }} + value_row + {{ i }}u * VALUE_GROUPS;
+            let at = (cache_at + select(position, spare, position >= old_end){{ " % CAPACITY" if wraps }}) * VALUE_CHUNKS + value_lane;
+            {% if all_values %}
+            value_{{ i }} = values[at];
+            {% else %}
+            if value_row + {{ i }}u * VALUE_GROUPS < value_rows { value_{{ i }} = values[at]; }
+            {% endif %}
         }
         {% endfor %}
 {% endmacro %}
@@ -192,41 +198,54 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     // Positions below are in the cache.
     let old_end = {{ "min(end, newest)" if rope else "end" }};
-    let cache_at = (slot_of(row) * KV_HEADS + kv_head) * (CAPACITY * CHUNKS);
+    // A position that nobody writes now.
+    {% if rope %}
+    let spare = select(select(begin - 1u, {{ [1, capacity - 1] | min }}u, begin == 0u), old_end - 1u, old_end > begin);
+    {% else %}
+    let spare = end - 1u;
+    {% endif %}
+    let cache_at = (slot_of(row) * KV_HEADS + kv_head) * CAPACITY;
 
     let key_row = local / LANES;
     let key_lane = local % LANES;
-    let value_row = local / CHUNKS;
-    let value_lane = local % CHUNKS;
+    let value_row = local / VALUE_CHUNKS;
+    let value_lane = local % VALUE_CHUNKS;
+    {% if not all_values %}
     let value_rows = select(0u, TILE, value_row < VALUE_GROUPS);
+    {% endif %}
     {% for i in range(key_loads) %}
     var key_{{ i }}: Chunk;
     {% endfor %}
     {% for i in range(value_loads) %}
-    var value_{{ i }}: Chunk;
+    var value_{{ i }}: ValueChunk;
     {% endfor %}
     var base = begin;
     // The first tile is on its way while the queries are prepared.
-    {{- load_keys() }}
-    {{- load_values() }}
+{{ load_keys("base") }}
+{{ load_values("base") }}
 
     {% if rope %}
     // The new value, as the cache will hold it.
-    var new_value = Chunk();
+    var new_value = ValueChunk();
     let is_last = end == newest + 1u;
-    if is_last && local < VALUE_GROUPS * CHUNKS {
-        let at = row * {{ input_cols }}u + (HEADS + KV_HEADS + kv_head) * HEAD_DIM + value_lane * {{ part * parts }}u;
-        {% for i in range(parts) %}
+    if is_last && local < VALUE_GROUPS * VALUE_CHUNKS {
+        let at = row * {{ input_cols }}u + (HEADS + KV_HEADS + kv_head) * HEAD_DIM + value_lane * {{ part * value_parts }}u;
+        {% for i in range(value_parts) %}
         let new_{{ i }} = Part({% for j in range(part) %}input[at + {{ i * part + j }}u]{{ ", " if not loop.last }}{% endfor %});
         {% endfor %}
-        new_value = to_chunk({% for i in range(parts) %}new_{{ i }}{{ ", " if not loop.last }}{% endfor %});
+        new_value = to_{{ "value_" if value_parts != parts }}chunk({% for i in range(value_parts) %}new_{{ i }}{{ ", " if not loop.last }}{% endfor %});
     }
     rotate(row, kv_head, first_head, local);
     workgroupBarrier();
-    if is_last && local < CHUNKS{{ " && group.x % BATCHES == 0u" if batches > 1 }} {
-        let at = cache_at + (newest{{ " % CAPACITY" if wraps }}) * CHUNKS + local;
-        keys[at] = to_chunk({% for i in range(parts) %}query[(QUERIES * {{ parts }}u + {{ i }}u) * CHUNKS + local]{{ ", " if not loop.last }}{% endfor %});
-        values[at] = new_value;
+    if is_last && local < VALUE_CHUNKS{{ " && group.x % BATCHES == 0u" if batches > 1 }} {
+        let at = cache_at + newest{{ " % CAPACITY" if wraps }};
+        {% if value_parts != parts %}
+        if local < CHUNKS
+        {% endif %}
+        {
+            keys[at * CHUNKS + local] = to_chunk({% for i in range(parts) %}query[(QUERIES * {{ parts }}u + {{ i }}u) * CHUNKS + local]{{ ", " if not loop.last }}{% endfor %});
+        }
+        values[at * VALUE_CHUNKS + local] = new_value;
     }
     {% else %}
     for (var i = local; i < QUERIES * HEAD_DIM; i += {{ threads }}u) {
@@ -242,7 +261,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum_{{ j }} = 0.0;
     {% endfor %}
     {% for q in range(queries) %}
-    {% for p in range(parts) %}
+    {% for p in range(value_parts) %}
     var acc_{{ q }}_{{ p }} = Part();
     {% endfor %}
     {% endfor %}
@@ -261,10 +280,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             {% endfor %}
         }
-        {% for i in range(value_loads) %}
-        if value_row + {{ i }}u * VALUE_GROUPS < value_rows && base + value_row + {{ i }}u * VALUE_GROUPS == newest { value_{{ i }} = new_value; }
-        {% endfor %}
         {% endif %}
+        {% for i in range(value_loads) %}
+        if base + value_row + {{ i }}u * VALUE_GROUPS >= old_end { value_{{ i }} = {{ "new_value" if rope else "ValueChunk()" }}; }
+        {% endfor %}
         // Products, each in LANES sums.
         {
             {% for q in range(queries) %}
@@ -289,6 +308,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             dots[{{ q * lanes * dot_plane }}u + key_lane * PLANE + key_row] = dot_{{ q }};
             {% endfor %}
         }
+        // The next tile's keys come while this one's weights are made, its values while the sums are.
+{{ load_keys("base + TILE") }}
         workgroupBarrier();
         {% for j in range(softmax_loads) %}
         var score_{{ j }} = NONE;
@@ -343,20 +364,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         {% for q in range(queries) %}
         {
             let kept = keep[{{ q }}];
-            {% for p in range(parts) %}
+            {% for p in range(value_parts) %}
             acc_{{ q }}_{{ p }} *= kept;
             {% endfor %}
         }
         {% endfor %}
         {% for i in range(value_loads) %}
-        if value_row + {{ i }}u * VALUE_GROUPS < value_rows {
-            {% for p in range(parts) %}
-            let v_{{ p }} = part_{{ p }}(value_{{ i }});
+        {% if not all_values %}
+        if value_row + {{ i }}u * VALUE_GROUPS < value_rows
+        {% endif %}
+        {
+            {% for p in range(value_parts) %}
+            let v_{{ p }} = {{ "value_part" if value_parts != parts else "part_" ~ p }}(value_{{ i }});
             {% endfor %}
             {% for q in range(queries) %}
             {
                 let weight = Part(weights[(value_row + {{ i }}u * VALUE_GROUPS) * QUERIES + {{ q }}u]);
-                {% for p in range(parts) %}
+                {% for p in range(value_parts) %}
                 acc_{{ q }}_{{ p }} = fma(weight, v_{{ p }}, acc_{{ q }}_{{ p }});
                 {% endfor %}
             }
@@ -364,8 +388,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         {% endfor %}
         base += TILE;
-        {{- load_keys() }}
-        {{- load_values() }}
+{{ load_values("base") }}
     }
 
     // Sums of exponentials over the positions of a tile, through the scores' memory.
@@ -385,8 +408,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {% endif %}
     if value_row < VALUE_GROUPS {
         {% for q in range(count) %}
-        {% for p in range(parts) %}
-        sums[({{ q * parts + p }}u * VALUE_GROUPS + value_row) * CHUNKS + value_lane] = acc_{{ first + q }}_{{ p }};
+        {% for p in range(value_parts) %}
+        sums[({{ q * value_parts + p }}u * VALUE_GROUPS + value_row) * VALUE_CHUNKS + value_lane] = acc_{{ first + q }}_{{ p }};
         {% endfor %}
         {% endfor %}
     }
@@ -411,13 +434,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {% endif %}
     for (var i = local; i < {{ count * head_words }}u; i += {{ threads }}u) {
         // [query][part][chunk]
-        let at = i / CHUNKS * (VALUE_GROUPS * CHUNKS) + i % CHUNKS;
+        let at = i / VALUE_CHUNKS * (VALUE_GROUPS * VALUE_CHUNKS) + i % VALUE_CHUNKS;
         var all = sums[at];
         for (var k = 1u; k < VALUE_GROUPS; k++) {
-            all += sums[at + k * CHUNKS];
+            all += sums[at + k * VALUE_CHUNKS];
         }
         let head = first_head + {{ first }}u + i / {{ head_words }}u;
-        let vector = i % CHUNKS * {{ parts }}u + i / CHUNKS % {{ parts }}u;
+        let vector = i % VALUE_CHUNKS * {{ value_parts }}u + i / VALUE_CHUNKS % {{ value_parts }}u;
         output[out_row + (split * HEADS + head) * {{ head_words }}u + vector] = bitcast<vec{{ part }}<u32>>(all);
     }
     {% endfor %}

@@ -6,6 +6,9 @@ fn part_1(c: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(c.z), un
 fn to_chunk(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
     return vec4<u32>(to_halves(a.xy), to_halves(a.zw), to_halves(b.xy), to_halves(b.zw));
 }
+// Half a chunk.
+fn value_part(c: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(c.x), unpack2x16float(c.y)); }
+fn to_value_chunk(a: vec4<f32>) -> vec2<u32> { return vec2<u32>(to_halves(a.xy), to_halves(a.zw)); }
 {% else %}
 fn part_0(c: u32) -> vec2<f32> { return unpack2x16float(c); }
 fn to_chunk(a: vec2<f32>) -> u32 { return to_halves(a); }

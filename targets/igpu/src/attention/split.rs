@@ -19,6 +19,8 @@ use gembin_bundle::manifest::{Buffer, Cache, RowSet};
 
 /// Threads of a workgroup.
 const THREADS: u32 = 256;
+/// Workgroup memory that every device has which one would run this on.
+const WORKGROUP_BYTES: u32 = 32 << 10;
 /// Most queries of a workgroup: what registers hold sums for.
 const MOST_QUERIES: u32 = 8;
 /// Most elements of a workgroup's queries: what workgroup memory holds.
@@ -210,10 +212,12 @@ impl Shape {
             tile: self.tile,
             dot_plane: self.dot_plane(),
             key_loads: self.chunks.div_ceil(self.lanes),
-            value_groups: self.value_groups(),
-            value_loads: self.tile.div_ceil(self.value_groups()),
+            value_parts: self.value_parts(cache),
+            value_chunks: self.value_chunks(cache),
+            value_groups: self.value_groups(cache),
+            value_loads: self.tile.div_ceil(self.value_groups(cache)),
             softmax_loads: (self.queries * self.tile).div_ceil(THREADS),
-            merged: self.merged(cache.head_dim),
+            merged: self.merged(cache),
             team: team,
             pairs: (cache.head_dim / 2).div_ceil(team),
             least: self.tile.min(LEAST_SHARE),
@@ -233,16 +237,33 @@ impl Shape {
         self.tile.next_multiple_of(32) + 32 / self.lanes
     }
 
-    /// Queries whose sums are merged at a time: two where workgroup memory has room beside the queries themselves.
-    fn merged(self, head_dim: u32) -> u32 {
-        match (self.queries + 1) * head_dim <= MOST_ELEMENTS {
-            true => self.queries.min(2),
-            false => 1,
+    /// Vectors of elements that a thread loads of a value at once: 8 bytes of halves, for then few threads have sums of
+    /// the same elements, to be merged in the end.
+    fn value_parts(self, cache: &Cache) -> u32 {
+        match is_f16(cache) {
+            true => 1,
+            false => self.chunk.parts,
         }
     }
 
-    /// Threads that share a chunk of the values, each with its own positions.
-    fn value_groups(self) -> u32 {
-        (THREADS / self.chunks).min(self.tile)
+    /// Threads that share a value.
+    fn value_chunks(self, cache: &Cache) -> u32 {
+        cache.head_dim / (self.value_parts(cache) * self.chunk.part)
+    }
+
+    /// Threads that have the same elements of the values, each with its own positions.
+    fn value_groups(self, cache: &Cache) -> u32 {
+        (THREADS / self.value_chunks(cache)).min(self.tile)
+    }
+
+    /// Queries whose sums are merged at a time: those that workgroup memory has room for beside everything else.
+    fn merged(self, cache: &Cache) -> u32 {
+        let words = (self.queries + 1) * cache.head_dim
+            + self.queries * self.lanes * self.dot_plane()
+            + 2 * self.queries * self.tile
+            + THREADS
+            + self.queries;
+        let sums = self.value_groups(cache) * cache.head_dim;
+        ((WORKGROUP_BYTES / 4).saturating_sub(words) / sums).clamp(1, self.queries)
     }
 }
