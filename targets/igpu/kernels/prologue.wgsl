@@ -1,7 +1,7 @@
 {#
 What a linear reads of a row: bindings and loads of four columns, zeros behind the last.
 
-cols, vectors (of four), threads; post_norm, residual, norm, parts, eps; b_x, b_post_norm, b_residual, b_sum, b_norm: bindings of
+cols, vectors (of four), threads; post_norm, residual, stores_sum, norm, parts, eps; b_x, b_post_norm, b_residual, b_sum, b_norm: bindings of
 those that there are; heads, head_dim, splits of parts; stored_vectors: vectors of four columns that are consumed.
 #}
 {% set whole = cols % 4 == 0 %}
@@ -109,7 +109,7 @@ fn split_factor(s: u32, i: u32) -> vec4<f32> {
 }
 
 {% endif %}
-{% if residual %}
+{% if stores_sum %}
 @group(0) @binding({{ b_sum }}) var<storage, read_write> sum_out: array<{{ "vec4<f32>" if whole else "f32" }}>;
 
 fn store_sum(row: u32, i: u32, value: vec4<f32>) {

@@ -1,8 +1,8 @@
 {#
 Inside `main`: takes `row` through the prologue and gives every vector of four columns to `consume(row, i, value)`,
 where eight neighbouring invocations hold a group of 32 columns. `keeps_sum` says whether this workgroup stores the sum.
-By `in_registers`, which parts ask for, a row is held in `steps` vectors an invocation; else it is read as it is consumed. With `two_passes`
-its greatest magnitude goes to `measure(greatest)` first.
+By `in_registers`, which parts ask for, a row is held in `steps` vectors an invocation; else it is read as it is
+consumed. With `two_passes` its greatest magnitude goes to `measure(greatest)` first.
 #}
 {% if parts %}
     weigh_splits(row);
@@ -50,11 +50,13 @@ its greatest magnitude goes to `measure(greatest)` first.
 {% for k in range(steps) %}
     v{{ k }} += r{{ k }};
 {% endfor %}
+{% if stores_sum %}
     if (keeps_sum) {
 {% for k in range(steps) %}
         store_sum(row, i{{ k }}, v{{ k }});
 {% endfor %}
     }
+{% endif %}
 {% endif %}
 {% if norm %}
     var square = 0.0;
@@ -103,11 +105,13 @@ its greatest magnitude goes to `measure(greatest)` first.
 {% for k in range(batch) %}
         v{{ k }} += load_residual(row, i{{ k }});
 {% endfor %}
+{% if stores_sum %}
         if (keeps_sum) {
 {% for k in range(batch) %}
             store_sum(row, i{{ k }}, v{{ k }});
 {% endfor %}
         }
+{% endif %}
 {% endif %}
 {% for k in range(batch) %}
         consume(row, i{{ k }}, v{{ k }});

@@ -95,6 +95,8 @@ fn dispatch(
         threads: tuning.threads(),
         stored_vectors,
         two_passes: false,
+        // All pieces compute the same; were each to store it, they would wait for each other.
+        stores_sum: piece.first_row == 0,
     };
     let prologue = Prologue::new(l, step, parts, used, &mut bindings);
     let matrix = matrix::constants(step, weight, piece, tuning, 1, &mut bindings);

@@ -107,6 +107,7 @@ fn prepare(
         threads: (stored_vectors / 4).next_power_of_two().clamp(64, 256),
         stored_vectors,
         two_passes: form.two_passes,
+        stores_sum: true,
     };
     let prologue = Prologue::new(l, step, parts, used, &mut bindings);
     let results = bind_results(&mut bindings);

@@ -30,6 +30,8 @@ pub(crate) struct Use {
     pub(crate) stored_vectors: u32,
     /// Whether the row's greatest magnitude is asked for before its values.
     pub(crate) two_passes: bool,
+    /// Whether it stores the sum with the residual: one of several dispatches does.
+    pub(crate) stores_sum: bool,
 }
 
 impl Prologue {
@@ -54,7 +56,11 @@ impl Prologue {
         let b_post_norm = vector(bindings, step.post_norm);
         let b_norm = vector(bindings, step.norm);
         let (b_residual, b_sum) = step.residual.map_or((0, 0), |residual| {
-            (bindings.read(residual.from), bindings.write(residual.to))
+            let b_sum = match used.stores_sum {
+                true => bindings.write(residual.to),
+                false => 0,
+            };
+            (bindings.read(residual.from), b_sum)
         });
 
         let mut name = format!("{cols}");
@@ -65,6 +71,9 @@ impl Prologue {
         ];
         for (what, _) in present.iter().filter(|(_, is_there)| *is_there) {
             name += &format!(" {what}");
+        }
+        if step.residual.is_some() && !used.stores_sum {
+            name += " sum kept elsewhere";
         }
         if normed {
             name += &format!(" eps {:?}", step.eps);
@@ -83,6 +92,7 @@ impl Prologue {
             in_registers: in_registers,
             post_norm: step.post_norm.is_some(),
             residual: step.residual.is_some(),
+            stores_sum: step.residual.is_some() && used.stores_sum,
             norm: step.norm.is_some(),
             eps: literal(step.eps),
             parts: parts.is_some(),
