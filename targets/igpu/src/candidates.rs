@@ -1,6 +1,6 @@
 //! The most likely tokens of rows of logits, so that a few words a row cross to the host instead of the vocabulary.
 //!
-//! Two dispatches of one kernel: slices of a row, each on a workgroup, then what they left. Exact, ties included. How
+//! Two dispatches: slices of a row, each on a workgroup, then what they left. Exact, ties included. How
 //! many a row has is [`CANDIDATES`]; sampling from them is the host's.
 
 use crate::bindings::Bindings;
@@ -14,10 +14,12 @@ use gembin_bundle::manifest::{Buffer, Span};
 
 /// Threads of a workgroup, more than there are candidates: their greatest values bound what is looked at.
 const THREADS: u32 = 256;
-/// Fewest values of a thread in the first dispatch: what is in flight at once.
+/// Fewest logits of a thread: what is in flight at once.
 const LEAST_OWN: u32 = 8;
-/// Most values of a thread: as many times the candidates lie in workgroup memory.
+/// Most logits of a thread: as many times the candidates lie in workgroup memory.
 const MOST_OWN: u32 = 32;
+/// Most slices of a row: what its room holds, and at least two threads merge what each left.
+const MOST_SLICES: u32 = 128;
 
 /// Adds the search for the candidates of `logits`, which lie in `room` afterwards: words `[rows, 2 k]`. `None` for a
 /// vocabulary that is too large for it, or too small to need it.
@@ -50,52 +52,52 @@ pub(crate) fn candidates(
         rows: logits.rows,
         cols: slices.count * CANDIDATES * 2,
     };
+    let variant = |template, constants| VariantSpec {
+        name: "portable",
+        template,
+        constants,
+        needs: Needs::default(),
+        subgroup: None,
+        tile: [1, 1, 1],
+    };
+    let find = constants! {
+        threads: THREADS,
+        keep: CANDIDATES,
+        own: slices.own,
+        count: logits.cols,
+        slices: slices.count,
+    };
+    let merge = constants! {
+        threads: THREADS,
+        keep: CANDIDATES,
+        slices: slices.count,
+        sharers: slices.sharers(),
+    };
+    let vocab = logits.cols;
     let dispatches = [
-        (logits, parts, true, slices.own, slices.count),
-        (parts, result, false, slices.merge_own(), 1),
+        (
+            format!("candidates {CANDIDATES} of {vocab}"),
+            variant("candidates", find),
+            (logits, parts),
+            [Extent::Fixed(slices.count), Extent::Rows(logits.rows)],
+        ),
+        (
+            format!("candidates_merge {CANDIDATES} of {} slices", slices.count),
+            variant("candidates_merge", merge),
+            (parts, result),
+            [Extent::Rows(logits.rows), Extent::Fixed(1)],
+        ),
     ];
-    for (from, to, from_logits, own, groups) in dispatches {
+    for (name, variant, (from, to), [x, y]) in dispatches {
         let mut bound = Bindings::default();
         bound.read(from);
         bound.write(to);
-        let count = if from_logits {
-            from.cols
-        } else {
-            from.cols / 2
-        };
         let spec = Spec {
-            name: match from_logits {
-                true => format!(
-                    "candidates {CANDIDATES} of {count} in {} slices",
-                    slices.count
-                ),
-                false => format!("candidates {CANDIDATES} of the {count} of slices"),
-            },
+            name,
             bindings: bound.needs,
-            variants: vec![VariantSpec {
-                name: "portable",
-                template: "candidates",
-                constants: constants! {
-                    threads: THREADS,
-                    from_logits: from_logits,
-                    keep: CANDIDATES,
-                    own: own,
-                    count: count,
-                    slices: groups,
-                },
-                needs: Needs::default(),
-                subgroup: None,
-                tile: [1, 1, 1],
-            }],
+            variants: vec![variant],
         };
-        let work = match from_logits {
-            true => [
-                Extent::Fixed(groups),
-                Extent::Rows(to.rows),
-                Extent::Fixed(1),
-            ],
-            false => [Extent::Rows(to.rows), Extent::Fixed(1), Extent::Fixed(1)],
-        };
+        let work = [x, y, Extent::Fixed(1)];
         l.dispatch(label, spec, bound.resources, Vec::new(), work)?;
     }
     Ok(Some(result))
@@ -111,24 +113,19 @@ struct Slices {
 
 impl Slices {
     fn of(vocab: u32) -> Option<Self> {
-        let most = (MOST_OWN * THREADS / CANDIDATES).min(most_slices());
-        let own = vocab.div_ceil(most * THREADS).max(LEAST_OWN);
+        let own = vocab.div_ceil(MOST_SLICES * THREADS).max(LEAST_OWN);
+        let own = own.next_multiple_of(4);
         (vocab >= CANDIDATES && own <= MOST_OWN).then(|| Self {
             count: vocab.div_ceil(own * THREADS),
             own,
         })
     }
 
-    /// Values of a thread in the second dispatch.
-    fn merge_own(self) -> u32 {
-        (self.count * CANDIDATES).div_ceil(THREADS)
+    /// Threads that share what a slice left: as many as there are, up to one a candidate.
+    fn sharers(self) -> u32 {
+        let most = (THREADS / self.count).clamp(1, CANDIDATES);
+        1 << most.ilog2()
     }
-}
-
-/// Slices whose candidates the room for a row holds.
-fn most_slices() -> u32 {
-    let bytes = candidates_bytes(1) / (u64::from(CANDIDATES) * 8);
-    u32::try_from(bytes - 1).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -157,7 +154,11 @@ mod tests {
                 covered - slices.own * THREADS < vocab,
                 "{vocab}: an empty slice in {slices:?}"
             );
-            assert!(slices.merge_own() <= MOST_OWN, "{vocab}: {slices:?}");
+            let lists = slices.count * slices.sharers();
+            assert!(
+                (CANDIDATES..=THREADS).contains(&lists),
+                "{vocab}: {slices:?}"
+            );
             let words = (slices.count + 1) * CANDIDATES * 2;
             assert!(
                 u64::from(words) * 4 <= candidates_bytes(1),

@@ -17,6 +17,14 @@ pub const ALL: &[(&str, &str)] = &[
         include_str!("../kernels/attention_tile.wgsl"),
     ),
     ("candidates", include_str!("../kernels/candidates.wgsl")),
+    (
+        "candidates_merge",
+        include_str!("../kernels/candidates_merge.wgsl"),
+    ),
+    (
+        "candidates_rank",
+        include_str!("../kernels/candidates_rank.wgsl"),
+    ),
     ("call", include_str!("../kernels/call.wgsl")),
     (
         "gemm_epilogue",

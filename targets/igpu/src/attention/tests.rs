@@ -450,6 +450,6 @@ fn kernels_of_a_small_shape() {
     snapshot(Rows::PrefillOuts, "attention_split out");
     snapshot(Rows::Prefill, "attention_tile");
     snapshot(Rows::Prefill, "rope_kv");
-    snapshot(Rows::Prefill, "candidates 64 of 100");
-    snapshot(Rows::Prefill, "candidates 64 of the");
+    snapshot(Rows::Prefill, "candidates 64");
+    snapshot(Rows::Prefill, "candidates_merge");
 }
