@@ -195,8 +195,8 @@ impl Shape {
     }
 
     fn variant(self, cache: &Cache, mut constants: Constants) -> VariantSpec {
-        // A head a team, the new key's included.
-        let team = match self.queries + 1 <= THREADS / 32 {
+        // A team for each head, and one for the new key.
+        let team = match self.queries < THREADS / 32 {
             true => 32,
             false => 16,
         };
