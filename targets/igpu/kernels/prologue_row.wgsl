@@ -14,7 +14,7 @@ consumed. With `two_passes` its greatest magnitude goes to `measure(greatest)` f
 {% endfor %}
 {% if parts %}
 {# Splits together: their loads are under way at once. #}
-{% set together = 4 if steps <= 4 else 1 %}
+{% set together = 12 if steps == 1 else 6 if steps == 2 else 4 if steps <= 4 else 1 %}
     for (var s = 0u; s < used_splits; s += {{ together }}u) {
 {% for k in range(steps) %}
 {% for t in range(together) %}

@@ -20,7 +20,7 @@ pub(crate) use rope_kv::rope_kv;
 pub(crate) use split::rope_attention;
 
 /// Parts that a row's positions are split into.
-pub const SPLITS: u32 = 8;
+pub const SPLITS: u32 = 12;
 
 /// A result of attention that is still in parts, one a split: to be merged by whoever reads it.
 #[derive(Clone, Copy, PartialEq, Debug)]

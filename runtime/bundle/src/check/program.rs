@@ -38,6 +38,10 @@ pub(super) fn check(
         checker.finish()?;
     }
     let logits = program.logits;
+    let most = match logits.rows {
+        RowSet::Seq => program.max_rows,
+        RowSet::Out => program.max_outs,
+    };
     let fault = |what: String| Err(CheckError::at(&place, what));
     if logits.cols != manifest.limits.vocab {
         return fault(format!(
@@ -49,7 +53,7 @@ pub(super) fn check(
     if program.phase == Phase::Prefill && logits.rows == RowSet::Seq {
         return fault("logits must have a row for each row asked for, not for every row".into());
     }
-    if !values.holds(logits) {
+    if !values.holds(logits, most) {
         return fault(format!(
             "no step leaves the logits at {}, or a later one overwrites them",
             logits.offset
@@ -58,7 +62,7 @@ pub(super) fn check(
     if let Some(candidates) = program.candidates
         && (candidates.rows != logits.rows
             || !candidates.cols.is_multiple_of(2)
-            || !values.holds(candidates))
+            || !values.holds(candidates, most))
     {
         return fault(format!(
             "no step leaves candidates at {}, two words each, for every row of logits",
@@ -73,11 +77,23 @@ pub(super) fn check(
 pub(super) struct Values(BTreeMap<u64, (u64, Buffer)>);
 
 impl Values {
-    /// Whether the very buffer was written, and no byte of it since by something else.
-    fn holds(&self, buffer: Buffer) -> bool {
-        self.0
-            .get(&buffer.offset)
-            .is_some_and(|(_, written)| *written == buffer)
+    /// Whether the very buffer was written, and no byte of it since by something else; `rows`: the most it has. One
+    /// row may have been written in parts, one behind the other.
+    fn holds(&self, buffer: Buffer, rows: u32) -> bool {
+        let found = |at: u64| self.0.get(&at);
+        if found(buffer.offset).is_some_and(|(_, written)| *written == buffer) {
+            return true;
+        }
+        let end = buffer.offset + u64::from(buffer.cols) * 4;
+        let mut at = buffer.offset;
+        while rows == 1
+            && at < end
+            && let Some((part_end, part)) = found(at)
+            && part.rows == buffer.rows
+        {
+            at = *part_end;
+        }
+        at == end
     }
 
     /// Forgets what shares a byte with the span, then notes its new content, if that is a value.
@@ -163,7 +179,7 @@ impl StepChecker<'_> {
         in_place: bool,
     ) -> Result<(), CheckError> {
         let span = self.locate(name, buffer)?;
-        if !self.values.holds(buffer) {
+        if !self.values.holds(buffer, self.max_rows(buffer.rows)) {
             return self.fault(format_args!(
                 "reads {name} at {}, which no earlier step has written as {} columns, or which was overwritten since",
                 buffer.offset, buffer.cols

@@ -10,6 +10,7 @@ use crate::kernel::Spec;
 use crate::lowering::{Lowering, Piece, pieces};
 use gembin_bundle::cpu::{Epilogue, LinearStep};
 use gembin_bundle::gpu::Extent;
+use gembin_bundle::manifest::Buffer;
 
 /// Workgroup memory that a kernel may take.
 const MAX_WORKGROUP_BYTES: u32 = 32 << 10;
@@ -29,6 +30,7 @@ pub(crate) fn gemv(
             rows: piece.rows,
             cols: weight.cols,
             geglu: step.epilogue == Epilogue::Geglu,
+            rows_tile: 1,
         })
     };
     let fits = |piece: &Piece| {
@@ -99,7 +101,19 @@ fn dispatch(
         stores_sum: piece.first_row == 0,
     };
     let prologue = Prologue::new(l, step, parts, used, &mut bindings);
-    let matrix = matrix::constants(step, weight, piece, tuning, 1, &mut bindings);
+    // One row: what belongs to a piece lies together, and pieces need not wait for each other.
+    let columns = |rows: u32| match step.epilogue {
+        Epilogue::Geglu => rows / 2,
+        Epilogue::None | Epilogue::Softcap { .. } => rows,
+    };
+    let first = columns(piece.first_row);
+    let out = Buffer {
+        offset: step.out.offset + u64::from(first) * 4,
+        cols: columns(piece.rows).min(step.out.cols - first),
+        ..step.out
+    };
+    let result = matrix::Result::Own(out);
+    let matrix = matrix::constants(step, weight, piece, tuning, 1, result, &mut bindings);
     let (epilogue, ..) = matrix::epilogue(step.epilogue);
     let name = format!(
         "gemv {} {} of {}x{}{epilogue} out {} {}",
@@ -107,7 +121,7 @@ fn dispatch(
         piece.rows,
         weight.rows,
         prologue.name,
-        step.out.cols,
+        out.cols,
         tuning.name(),
     );
     let constants = extended(prologue.constants, &matrix);
@@ -125,6 +139,5 @@ fn dispatch(
         Extent::Rows(step.out.rows),
         Extent::Fixed(1),
     ];
-    let immediates = matrix::immediates(weight, piece);
-    l.dispatch(label, spec, bindings.resources, immediates, work)
+    l.dispatch(label, spec, bindings.resources, Vec::new(), work)
 }

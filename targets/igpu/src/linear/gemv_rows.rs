@@ -66,13 +66,23 @@ fn dispatch(
         rows: piece.rows,
         cols: weight.cols,
         geglu: step.epilogue == Epilogue::Geglu,
+        // Two and more are alike.
+        rows_tile: 2,
     });
     let set = step.out.rows;
     let rows_tile = l.max_rows(set).min(MAX_ROWS_TILE);
     let mut bindings = Bindings::default();
     let b_call = bindings.call();
     let b_x = bindings.read(rows.data);
-    let matrix = matrix::constants(step, weight, piece, tuning, rows_tile, &mut bindings);
+    let matrix = matrix::constants(
+        step,
+        weight,
+        piece,
+        tuning,
+        rows_tile,
+        matrix::Result::Whole,
+        &mut bindings,
+    );
     let constants = extended(
         matrix,
         &constants! {

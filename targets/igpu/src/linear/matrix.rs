@@ -10,7 +10,7 @@ use crate::rows::literal;
 use gembin_bundle::cpu::{Epilogue, LinearStep};
 use gembin_bundle::gpu::Needs;
 use gembin_bundle::layout::{self, Format};
-use gembin_bundle::manifest::WeightEntry;
+use gembin_bundle::manifest::{Buffer, WeightEntry};
 
 /// Units of a row of a matrix: as many neighbouring words as are in flight together, a group of a quantized one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,15 @@ pub(crate) fn epilogue(epilogue: Epilogue) -> (String, bool, f32) {
     }
 }
 
+/// What a dispatch over a piece writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Result {
+    /// The whole result, from the piece's first row on, which push constants tell.
+    Whole,
+    /// What belongs to the piece, as a buffer of its own.
+    Own(Buffer),
+}
+
 /// Binds a piece of the matrix and the result; constants of the templates `unit`, `turns` and `finish`.
 pub(crate) fn constants(
     step: &LinearStep,
@@ -57,6 +66,7 @@ pub(crate) fn constants(
     piece: &Piece,
     tuning: GemvTuning,
     rows_tile: u32,
+    result: Result,
     bindings: &mut Bindings,
 ) -> Constants {
     let format = weight.format;
@@ -66,7 +76,11 @@ pub(crate) fn constants(
         true => bindings.scales(step.weight, piece, false),
         false => 0,
     };
-    let b_out = bindings.write(step.out);
+    let (out, is_own) = match result {
+        Result::Whole => (step.out, false),
+        Result::Own(out) => (out, true),
+    };
+    let b_out = bindings.write(out);
     let (_, geglu, cap) = epilogue(step.epilogue);
     let turns = units.count.div_ceil(tuning.slices);
     constants! {
@@ -84,11 +98,11 @@ pub(crate) fn constants(
         unit_vectors: units.vectors,
         words: format.words(weight.cols),
         row_blocks: layout::row_blocks(piece.rows),
-        pieces: piece.rows != weight.rows,
+        pieces: !is_own && piece.rows != weight.rows,
         geglu: geglu,
         has_cap: cap != 0.0,
         cap: literal(cap),
-        out_cols: step.out.cols,
+        out_cols: out.cols,
         b_data: b_data,
         b_scales: b_scales,
         b_out: b_out,

@@ -109,8 +109,8 @@ impl Prologue {
     }
 }
 
-// Splits are merged in fours.
-const _: () = assert!(SPLITS.is_multiple_of(4));
+// Splits are merged by twelve, six or four.
+const _: () = assert!(SPLITS.is_multiple_of(12));
 
 /// Adds constants to others.
 pub(crate) fn extended(mut constants: Constants, more: &Constants) -> Constants {
