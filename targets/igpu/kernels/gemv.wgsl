@@ -3,8 +3,11 @@ One row by a matrix, with the row's prologue done again by every workgroup: load
 while it is. A workgroup takes `blocks` blocks of 16 rows; each block's columns are cut among `slices` invocations a quad.
 #}
 {% include "lanes" %}
+
 {% include "prologue" %}
+
 {% include "unit" %}
+
 {% include "finish" %}
 
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<f32>;
@@ -18,6 +21,7 @@ var<immediate> p: Immediates;
 
 {% if quantized %}
 {% include "int8_groups" %}
+
 var<workgroup> row_values: array<vec4<u32>, {{ units * 2 }}>;
 var<workgroup> row_scale: array<f32, {{ units }}>;
 

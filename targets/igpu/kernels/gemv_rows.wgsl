@@ -4,7 +4,9 @@ Up to `rows_tile` rows, prepared before, by a matrix whose words are read once f
 {% include "call" %}
 
 {% include "lanes" %}
+
 {% include "unit" %}
+
 {% include "finish" %}
 
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<f32>;

@@ -1,9 +1,11 @@
 {# Rows through a linear's prologue into the form that kernels over many rows read. A workgroup does a row. #}
 {% include "lanes" %}
+
 {% include "prologue" %}
 
 {% if form == "int8" %}
 {% include "int8_groups" %}
+
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<u32>;
 
 fn consume(row: u32, i: u32, value: vec4<f32>) {

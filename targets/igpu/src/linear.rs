@@ -14,6 +14,8 @@ mod gemv_rows;
 mod matrix;
 mod prepare;
 mod prologue;
+#[cfg(test)]
+mod tests;
 mod tuning;
 
 pub use tuning::{GemvShape, GemvTuning};
