@@ -85,7 +85,9 @@ impl RandomModel {
         let tensors = self.tensors();
         let bytes: BTreeMap<&String, Vec<u8>> = tensors
             .iter()
-            .map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .map(|(name, (_, values))| {
+                (name, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            })
             .collect();
         let views: Vec<(&String, TensorView<'_>)> = tensors
             .iter()
@@ -113,7 +115,11 @@ impl RandomModel {
         );
         // Keeps every product of about the size of its input.
         let scale = |cols: usize| (3.0 / cols as f32).sqrt();
-        add("model.embed_tokens.weight".into(), vec![self.vocab, hidden], 1.0);
+        add(
+            "model.embed_tokens.weight".into(),
+            vec![self.vocab, hidden],
+            1.0,
+        );
         add("model.norm.weight".into(), vec![hidden], 0.3);
         for layer in 0..self.sliding.len() {
             let mut add = |name: &str, shape: Vec<usize>| {

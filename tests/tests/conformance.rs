@@ -9,6 +9,7 @@ use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Quant};
 use gembin_compiler::reference::PackedWeights;
 use gembin_ir::interp::{Inputs, Interpreter};
 use gembin_passes::Stage;
+use gembin_runtime::drivers::vulkan::{CacheFolder, Variants, VulkanOptions};
 use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_tests::random_model::{Random, RandomModel};
@@ -157,7 +158,8 @@ impl Case {
 
     /// What the interpreter computes from the bundle's own bytes.
     fn interpret(&self, dir: &Path, bundle: &Path) -> Logits {
-        let imported = pipeline::import_and_run(dir, &self.options(), Stage::Plan).expect("imports");
+        let imported =
+            pipeline::import_and_run(dir, &self.options(), Stage::Plan).expect("imports");
         let module = &imported.module;
         let mut table = WeightTable::of(module);
         gembin_bundle::manifest::place_weights(&mut table.entries);
@@ -179,7 +181,10 @@ impl Case {
                 true => ("prefill", (PREFILL - done).min(self.chunk as usize)),
                 false => ("decode", 1),
             };
-            let ids: Vec<i32> = tokens[done..done + count].iter().map(|&t| t as i32).collect();
+            let ids: Vec<i32> = tokens[done..done + count]
+                .iter()
+                .map(|&t| t as i32)
+                .collect();
             let pos: Vec<i32> = (done..done + count).map(|p| p as i32).collect();
             let out: Vec<i32> = (0..count as i32).collect();
             let results = interpreter
@@ -205,7 +210,8 @@ impl Case {
 
     /// The same tokens in every slot of an engine: all slots must agree with the first.
     fn run(&self, bundle: &Path, options: &OpenOptions) -> Logits {
-        let mut engine = Engine::open(bundle, options).unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+        let mut engine =
+            Engine::open(bundle, options).unwrap_or_else(|e| panic!("{}: {e}", self.name()));
         let tokens = self.tokens();
         let mut logits = Logits {
             prefill: Vec::new(),
@@ -229,13 +235,19 @@ impl Case {
             }
         }
         for &token in &tokens[PREFILL..] {
-            let calls: Vec<(usize, u32)> = (0..self.sequences as usize).map(|s| (s, token)).collect();
+            let calls: Vec<(usize, u32)> =
+                (0..self.sequences as usize).map(|s| (s, token)).collect();
             let rows = engine
                 .decode(&calls)
                 .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
             let rows: Vec<&[f32]> = rows.chunks(self.model.vocab).collect();
             for row in &rows[1..] {
-                assert_eq!(*row, rows[0], "{}: sequences of one text differ", self.name());
+                assert_eq!(
+                    *row,
+                    rows[0],
+                    "{}: sequences of one text differ",
+                    self.name()
+                );
             }
             logits.decode.push(rows[0].to_vec());
         }
@@ -255,7 +267,10 @@ impl Case {
                 .enumerate()
                 .max_by(|a, b| a.1.total_cmp(&b.1))
                 .expect("rows");
-            eprintln!("{}: {device} {phase}: {worst:.2e} at row {row}", self.name());
+            eprintln!(
+                "{}: {device} {phase}: {worst:.2e} at row {row}",
+                self.name()
+            );
             // A NaN is no number below the bar.
             if !(worst <= most) {
                 faults.push(format!(
@@ -268,10 +283,15 @@ impl Case {
     }
 }
 
-/// Runs every case on a device and holds it to the interpreter.
-fn conform(device: &str, options: &OpenOptions, tolerance: impl Fn(&Case) -> Tolerance) {
+/// Runs cases on a device and holds them to the interpreter.
+fn conform(
+    device: &str,
+    cases: Vec<Case>,
+    options: &OpenOptions,
+    tolerance: impl Fn(&Case) -> Tolerance,
+) {
     let mut faults = Vec::new();
-    for case in cases() {
+    for case in cases {
         let dir = scratch_dir();
         let bundle = case.compile(dir.path());
         let want = case.interpret(dir.path(), &bundle);
@@ -288,7 +308,7 @@ fn the_processor_computes_what_the_interpreter_computes() {
         threads: 2,
         ..OpenOptions::default()
     };
-    conform("cpu", &options, |case| match case.quant {
+    conform("cpu", cases(), &options, |case| match case.quant {
         Quant::None if case.kv == KvFormat::F32 => Tolerance {
             prefill: 1e-5,
             decode: 1e-5,
@@ -306,13 +326,9 @@ fn the_processor_computes_what_the_interpreter_computes() {
     });
 }
 
-#[test]
-fn vulkan_computes_what_the_interpreter_computes() {
-    let options = OpenOptions {
-        device: "vulkan".parse().expect("a device"),
-        ..OpenOptions::default()
-    };
-    conform("vulkan", &options, |case| match case.quant {
+/// What Vulkan is held to.
+fn on_a_gpu(case: &Case) -> Tolerance {
+    match case.quant {
         // Prefill rounds activations to f16.
         Quant::None => Tolerance {
             prefill: 2e-3,
@@ -322,5 +338,41 @@ fn vulkan_computes_what_the_interpreter_computes() {
             prefill: 3e-2,
             decode: 2e-2,
         },
-    });
+    }
+}
+
+fn vulkan(variants: Variants, robust: bool) -> OpenOptions {
+    OpenOptions {
+        device: "vulkan".parse().expect("a device"),
+        vulkan: VulkanOptions {
+            variants,
+            robust,
+            cache: CacheFolder::None,
+            ..VulkanOptions::default()
+        },
+        ..OpenOptions::default()
+    }
+}
+
+#[test]
+fn vulkan_computes_what_the_interpreter_computes() {
+    let options = vulkan(Variants::Best, false);
+    conform("vulkan", cases(), &options, on_a_gpu);
+}
+
+#[test]
+fn vulkans_packed_dot_products_compute_the_same() {
+    // A device with slow ones leaves them alone unless it is told otherwise.
+    let options = vulkan(Variants::Named("dot4".into()), false);
+    let mut cases = cases();
+    cases.retain(|case| case.quant != Quant::None);
+    conform("vulkan dot4", cases, &options, on_a_gpu);
+}
+
+#[test]
+fn vulkans_plainest_kernels_compute_the_same_with_buffers_that_check_their_bounds() {
+    let options = vulkan(Variants::Portable, true);
+    let mut cases = cases();
+    cases.retain(|case| case.model.name != "wide");
+    conform("vulkan portable", cases, &options, on_a_gpu);
 }

@@ -7,6 +7,11 @@ const TOKENS: u64 = 37_823;
 const NLL: f64 = 11_820.441_370;
 
 fn nll(quant: &str) -> (u64, f64, f64) {
+    nll_of(quant, "cpu", 300)
+}
+
+/// Tokens, their negative log-likelihood and perplexity, of the first `documents` on a device.
+fn nll_of(quant: &str, device: &str, documents: u32) -> (u64, f64, f64) {
     let dir = scratch_dir();
     let (model, bundle) = (model_dir("story-gemma3"), dir.path().join("story.gembin"));
     gemc([
@@ -24,6 +29,10 @@ fn nll(quant: &str) -> (u64, f64, f64) {
         bundle.to_str().unwrap(),
         "--text",
         text.to_str().unwrap(),
+        "--device",
+        device,
+        "--max-docs",
+        &documents.to_string(),
         "--json",
     ])
     .success();
@@ -66,4 +75,29 @@ fn eight_bits_stay_within_two_hundredths_of_a_percent() {
 #[test]
 fn four_bits_stay_within_a_tenth_of_a_percent() {
     within("q4", 0.001);
+}
+
+/// A GPU rounds other intermediate values than the processor, whose formats are held to their bars above; the two must
+/// not be apart by more than a fraction of those. Some documents only: the device of the tests is a slow one.
+fn gpu_is_near(quant: &str) {
+    const DOCUMENTS: u32 = 20;
+    let (tokens, want, _) = nll_of(quant, "cpu", DOCUMENTS);
+    let (gpu_tokens, got, _) = nll_of(quant, "vulkan", DOCUMENTS);
+    assert_eq!(gpu_tokens, tokens);
+    let off = (got - want) / want;
+    eprintln!(
+        "{quant}: {tokens} tokens, vulkan {:+.4} % off the processor",
+        off * 100.0
+    );
+    assert!(off.abs() <= 0.0005, "{quant}: {got} against {want}");
+}
+
+#[test]
+fn eight_bits_on_a_gpu_are_those_of_the_processor() {
+    gpu_is_near("q8");
+}
+
+#[test]
+fn four_bits_on_a_gpu_are_those_of_the_processor() {
+    gpu_is_near("q4");
 }
