@@ -22,6 +22,9 @@ pub(crate) use split::rope_attention;
 /// Parts that a row's positions are split into.
 pub const SPLITS: u32 = 12;
 
+// Rows of parts are read in vectors of four: `SPLITS * heads * (head_dim + 2)` words.
+const _: () = assert!(SPLITS.is_multiple_of(2));
+
 /// A result of attention that is still in parts, one a split: to be merged by whoever reads it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Partials {
