@@ -341,12 +341,11 @@ fn on_a_gpu(case: &Case) -> Tolerance {
     }
 }
 
-fn vulkan(variants: Variants, robust: bool) -> OpenOptions {
+fn vulkan(variants: Variants) -> OpenOptions {
     OpenOptions {
         device: "vulkan".parse().expect("a device"),
         vulkan: VulkanOptions {
             variants,
-            robust,
             cache: CacheFolder::None,
             ..VulkanOptions::default()
         },
@@ -356,22 +355,22 @@ fn vulkan(variants: Variants, robust: bool) -> OpenOptions {
 
 #[test]
 fn vulkan_computes_what_the_interpreter_computes() {
-    let options = vulkan(Variants::Best, false);
+    let options = vulkan(Variants::Best);
     conform("vulkan", cases(), &options, on_a_gpu);
 }
 
 #[test]
 fn vulkans_packed_dot_products_compute_the_same() {
     // A device with slow ones leaves them alone unless it is told otherwise.
-    let options = vulkan(Variants::Named("dot4".into()), false);
+    let options = vulkan(Variants::Named("dot4".into()));
     let mut cases = cases();
     cases.retain(|case| case.quant != Quant::None);
     conform("vulkan dot4", cases, &options, on_a_gpu);
 }
 
 #[test]
-fn vulkans_plainest_kernels_compute_the_same_with_buffers_that_check_their_bounds() {
-    let options = vulkan(Variants::Portable, true);
+fn vulkans_plainest_kernels_compute_the_same() {
+    let options = vulkan(Variants::Portable);
     let mut cases = cases();
     cases.retain(|case| case.model.name != "wide");
     conform("vulkan portable", cases, &options, on_a_gpu);

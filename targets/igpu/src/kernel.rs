@@ -60,7 +60,7 @@ pub enum Guards {
     /// None.
     #[default]
     Off,
-    /// Reads out of range give zero, writes are left out.
+    /// What is out of range is moved to the last element.
     On,
 }
 
@@ -205,7 +205,7 @@ impl Made {
 
         let policy = match guards {
             Guards::Off => BoundsCheckPolicy::Unchecked,
-            Guards::On => BoundsCheckPolicy::ReadZeroSkipWrite,
+            Guards::On => BoundsCheckPolicy::Restrict,
         };
         let mut options = spv::Options {
             // 1.6 has packed dot products in its core; Vulkan 1.3 takes it.

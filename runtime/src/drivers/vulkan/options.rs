@@ -6,13 +6,14 @@ use super::weights::Progress;
 use std::path::PathBuf;
 
 /// How to run on a GPU; the defaults are for using it, the rest for tests.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct VulkanOptions {
     /// Which variants of kernels.
     pub variants: Variants,
     /// Checks by the validation layer; whatever it says is an error.
     pub validation: Validation,
-    /// Buffers check their bounds, where the GPU can do that.
+    /// Buffers check their bounds, where the GPU can do that: a bundle's kernels are nobody's word. No slower where it
+    /// was measured.
     pub robust: bool,
     /// Never import the weights' pages.
     pub no_import: bool,
@@ -38,9 +39,25 @@ pub enum CacheFolder {
     None,
 }
 
+impl Default for VulkanOptions {
+    fn default() -> Self {
+        Self {
+            variants: Variants::default(),
+            validation: Validation::default(),
+            robust: true,
+            no_import: false,
+            stage_weights: false,
+            submit_multiply_adds: None,
+            cache: CacheFolder::default(),
+            progress: None,
+        }
+    }
+}
+
 impl VulkanOptions {
     /// The options of the environment, for tests: `GEMBIN_VULKAN_VARIANTS` (`best`, `portable` or the name of a
-    /// variant), `GEMBIN_VULKAN_VALIDATION` (`1`, or `sync` to check barriers too), `GEMBIN_VULKAN_ROBUST` (`1`).
+    /// variant), `GEMBIN_VULKAN_VALIDATION` (`1`, or `sync` to check barriers too), `GEMBIN_VULKAN_ROBUST` (`0`: buffers do
+    /// not check their bounds).
     ///
     /// # Errors
     /// A value that is none of these.
@@ -63,8 +80,8 @@ impl VulkanOptions {
                 }
             },
             robust: match word("GEMBIN_VULKAN_ROBUST").as_str() {
-                "" | "0" => false,
-                "1" => true,
+                "" | "1" => true,
+                "0" => false,
                 other => {
                     return Err(format!(
                         "GEMBIN_VULKAN_ROBUST is {other:?}; it must be 0 or 1"
