@@ -17,14 +17,12 @@ use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::gpu::{Access, Extent, Needs};
 use gembin_bundle::manifest::{Buffer, Cache, RowSet};
 
-/// Threads of a workgroup.
-const THREADS: u32 = 256;
-/// Workgroup memory that every device has which one would run this on.
-const WORKGROUP_BYTES: u32 = 32 << 10;
-/// Most queries of a workgroup: what registers hold sums for.
-const MOST_QUERIES: u32 = 8;
 /// Most elements of a workgroup's queries: what workgroup memory holds.
 const MOST_ELEMENTS: u32 = 2048;
+/// Workgroup memory that every device has which one would run this on.
+const WORKGROUP_BYTES: u32 = 32 << 10;
+/// Positions of a row from which on throughput counts for more than latency.
+const MANY_POSITIONS: u32 = 1024;
 
 /// Norms, rotation and storing, done by the same dispatch.
 struct Rope {
@@ -140,10 +138,12 @@ fn split(
         scale: literal(attend.scale),
         softcap: if attend.softcap == 0.0 { None } else { Some(literal(attend.softcap)) },
     };
+    let context = l.limits().context;
+    let positions = cache.window.map_or(context, |window| window.min(context));
     let spec = Spec {
         name,
         bindings: bound.needs,
-        variants: vec![Shape::of(cache, attend.group()).variant(cache, constants)],
+        variants: vec![Shape::of(cache, attend.group(), positions).variant(cache, constants)],
     };
     let work = [
         Extent::Fixed(attend.heads),
@@ -154,12 +154,11 @@ fn split(
     Ok(partials)
 }
 
-/// Positions below which a row is not split further: a workgroup's loads of as many are in flight at once.
-const LEAST_SHARE: u32 = 32;
-
 /// How a workgroup's threads share the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
+    /// Threads of a workgroup.
+    threads: u32,
     chunk: Chunk,
     /// Chunks of a head.
     chunks: u32,
@@ -174,10 +173,22 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(cache: &Cache, group: u32) -> Self {
+    /// For rows of which most have up to `positions` to look at.
+    fn of(cache: &Cache, group: u32, positions: u32) -> Self {
+        // More workgroups do less each, but read the same keys.
+        let most_queries = match group <= 4 {
+            true => 2,
+            false => 4,
+        };
         let chunk = Chunk::of(cache);
         let chunks = cache.head_dim / chunk.elements();
-        let most = (MOST_ELEMENTS / cache.head_dim).clamp(1, MOST_QUERIES);
+        // Most of a short row's time is that of one workgroup's instructions, one after the other. Every chunk of a
+        // value needs a thread.
+        let threads = match positions <= MANY_POSITIONS && cache.head_dim / chunk.part <= 128 {
+            true => 128,
+            false => 256,
+        };
+        let most = (MOST_ELEMENTS / cache.head_dim).clamp(1, most_queries);
         let batches = batches(group, most);
         // About four chunks a thread, but eight neighbours, 128 bytes together, where there is that much.
         let floor_power = |n: u32| 1 << n.max(1).ilog2();
@@ -185,23 +196,24 @@ impl Shape {
             .clamp(8, 32)
             .min(floor_power(chunks));
         Self {
+            threads,
             chunk,
             chunks,
             queries: group / batches,
             batches,
             lanes,
-            tile: THREADS / lanes,
+            tile: threads / lanes,
         }
     }
 
     fn variant(self, cache: &Cache, mut constants: Constants) -> VariantSpec {
         // A team for each head, and one for the new key.
-        let team = match self.queries < THREADS / 32 {
+        let team = match self.queries < self.threads / 32 {
             true => 32,
             false => 16,
         };
         constants.extend(constants! {
-            threads: THREADS,
+            threads: self.threads,
             words: self.chunk.words,
             parts: self.chunk.parts,
             part: self.chunk.part,
@@ -216,11 +228,11 @@ impl Shape {
             value_chunks: self.value_chunks(cache),
             value_groups: self.value_groups(cache),
             value_loads: self.tile.div_ceil(self.value_groups(cache)),
-            softmax_loads: (self.queries * self.tile).div_ceil(THREADS),
+            softmax_loads: (self.queries * self.tile).div_ceil(self.threads),
             merged: self.merged(cache),
             team: team,
             pairs: (cache.head_dim / 2).div_ceil(team),
-            least: self.tile.min(LEAST_SHARE),
+            least: self.tile,
         });
         VariantSpec {
             name: "portable",
@@ -253,7 +265,7 @@ impl Shape {
 
     /// Threads that have the same elements of the values, each with its own positions.
     fn value_groups(self, cache: &Cache) -> u32 {
-        (THREADS / self.value_chunks(cache)).min(self.tile)
+        (self.threads / self.value_chunks(cache)).min(self.tile)
     }
 
     /// Queries whose sums are merged at a time: those that workgroup memory has room for beside everything else.
@@ -261,7 +273,7 @@ impl Shape {
         let words = (self.queries + 1) * cache.head_dim
             + self.queries * self.lanes * self.dot_plane()
             + 2 * self.queries * self.tile
-            + THREADS
+            + self.threads
             + self.queries;
         let sums = self.value_groups(cache) * cache.head_dim;
         ((WORKGROUP_BYTES / 4).saturating_sub(words) / sums).clamp(1, self.queries)
