@@ -18,8 +18,9 @@
 //!
 //! The bounds proof has three parts. The kernel's author states in [`Kernel::bindings`] how many bytes each binding
 //! needs, given the shapes the kernel was made for. [`crate::check`] proves that every step binds at least that, inside
-//! the arena's values, one weight plane or one cache, for the program's largest row counts, and that token, position
-//! and slot limits are the ones the kernel was made for. The driver makes a descriptor's range exactly the bound span.
+//! the arena's values, one weight plane or one cache of exactly that size, for the program's largest row counts. The
+//! driver makes a descriptor's range exactly the bound span, and has the GPU hold accesses to it where it can. That the
+//! code keeps to its statement is the compiler's word, for a bundle that was tampered with nobody's: hence the last.
 
 use crate::cpu::{CacheIdx, WeightIdx};
 use crate::manifest::{Buffer, RowSet, Span};
