@@ -196,15 +196,20 @@ impl Engine {
             )?;
             match Executor::load(&bundle, plan, options.threads, &settings) {
                 Ok(executor) => break (plan, executor),
-                Err(Error::Driver(DriverError::Unavailable { device, reason }))
-                    if options.device == DeviceChoice::Auto && !options.strict =>
-                {
+                Err(Error::Driver(
+                    error @ (DriverError::Unavailable { device, .. }
+                    | DriverError::Failed { device, .. }),
+                )) if options.device == DeviceChoice::Auto && !options.strict => {
                     let refusing = manifest.plans[plan]
                         .devices
                         .iter()
                         .find(|known| known.name() == device && **known != Device::Cpu);
                     let Some(&refusing) = refusing else {
-                        return Err(DriverError::Unavailable { device, reason }.into());
+                        return Err(error.into());
+                    };
+                    let reason = match error {
+                        DriverError::Unavailable { reason, .. } => reason,
+                        DriverError::Failed { step, reason, .. } => format!("{step}: {reason}"),
                     };
                     lacking.push((refusing, reason));
                 }

@@ -94,6 +94,11 @@ const PREFILL: usize = 75;
 const DECODE: usize = 6;
 const CONTEXT: u32 = 96;
 
+/// Tokens of a slot's prompt.
+fn prompt(slot: usize) -> usize {
+    PREFILL - 3 * slot
+}
+
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (index, (quant, kv)) in QUANTS.into_iter().enumerate() {
@@ -103,8 +108,8 @@ fn cases() -> Vec<Case> {
                 quant,
                 kv,
                 chunk,
-                // Alternate, so that both one and several sequences meet every format.
-                sequences: [1, 3][(index + chunk as usize) % 2],
+                // So that one, several and more than a tile of sequences meet every format.
+                sequences: [1, 3, 9][(index + chunk as usize) % 3],
             });
         }
     }
@@ -134,9 +139,10 @@ impl Case {
         }
     }
 
-    fn tokens(&self) -> Vec<u32> {
-        let mut random = Random(self.model.seed + 100);
-        (0..PREFILL + DECODE)
+    /// The text of a slot: each has its own, and its own length of prompt.
+    fn tokens(&self, slot: usize) -> Vec<u32> {
+        let mut random = Random(self.model.seed + 100 + slot as u64);
+        (0..prompt(slot) + DECODE)
             .map(|_| (random.bits() % self.model.vocab as u64) as u32)
             .collect()
     }
@@ -170,15 +176,22 @@ impl Case {
             bytes: (*bytes).as_ref(),
         };
         let mut interpreter = Interpreter::new(module, &weights).with_int8_activations();
-        let tokens = self.tokens();
         let mut logits = Logits {
             prefill: Vec::new(),
             decode: Vec::new(),
         };
+        for slot in 0..self.sequences as usize {
+            self.interpret_slot(&mut interpreter, slot, &mut logits);
+        }
+        logits
+    }
+
+    fn interpret_slot(&self, interpreter: &mut Interpreter<'_>, slot: usize, logits: &mut Logits) {
+        let tokens = self.tokens(slot);
         let mut done = 0;
         while done < tokens.len() {
-            let (function, count) = match done < PREFILL {
-                true => ("prefill", (PREFILL - done).min(self.chunk as usize)),
+            let (function, count) = match done < prompt(slot) {
+                true => ("prefill", (prompt(slot) - done).min(self.chunk as usize)),
                 false => ("decode", 1),
             };
             let ids: Vec<i32> = tokens[done..done + count]
@@ -193,7 +206,7 @@ impl Case {
                     &Inputs {
                         ids: &ids,
                         pos: &pos,
-                        slot: &vec![0; count],
+                        slot: &vec![slot as i32; count],
                         out: if function == "prefill" { &out } else { &[] },
                     },
                 )
@@ -205,52 +218,46 @@ impl Case {
             }
             done += count;
         }
-        logits
     }
 
-    /// The same tokens in every slot of an engine: all slots must agree with the first.
+    /// The texts of all slots in one engine, decoded together.
     fn run(&self, bundle: &Path, options: &OpenOptions) -> Logits {
         let mut engine =
             Engine::open(bundle, options).unwrap_or_else(|e| panic!("{}: {e}", self.name()));
-        let tokens = self.tokens();
         let mut logits = Logits {
             prefill: Vec::new(),
             decode: Vec::new(),
         };
-        for slot in 0..self.sequences as usize {
-            let mut rows: Vec<Vec<f32>> = Vec::new();
+        let slots = 0..self.sequences as usize;
+        for slot in slots.clone() {
             engine
                 .prefill(
                     slot,
-                    &tokens[..PREFILL],
+                    &self.tokens(slot)[..prompt(slot)],
                     Wanted::Every(&mut |_, block| {
-                        rows.extend(block.chunks(self.model.vocab).map(<[f32]>::to_vec));
+                        let rows = block.chunks(self.model.vocab).map(<[f32]>::to_vec);
+                        logits.prefill.extend(rows);
                         ControlFlow::Continue(())
                     }),
                 )
                 .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
-            match slot {
-                0 => logits.prefill = rows,
-                _ => assert_eq!(rows, logits.prefill, "{}: slot {slot}", self.name()),
-            }
         }
-        for &token in &tokens[PREFILL..] {
-            let calls: Vec<(usize, u32)> =
-                (0..self.sequences as usize).map(|s| (s, token)).collect();
+        let mut decoded: Vec<Vec<Vec<f32>>> = vec![Vec::new(); slots.len()];
+        for step in 0..DECODE {
+            // In another order than the slots'.
+            let calls: Vec<(usize, u32)> = slots
+                .clone()
+                .rev()
+                .map(|slot| (slot, self.tokens(slot)[prompt(slot) + step]))
+                .collect();
             let rows = engine
                 .decode(&calls)
                 .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
-            let rows: Vec<&[f32]> = rows.chunks(self.model.vocab).collect();
-            for row in &rows[1..] {
-                assert_eq!(
-                    *row,
-                    rows[0],
-                    "{}: sequences of one text differ",
-                    self.name()
-                );
+            for ((slot, _), row) in calls.iter().zip(rows.chunks(self.model.vocab)) {
+                decoded[*slot].push(row.to_vec());
             }
-            logits.decode.push(rows[0].to_vec());
         }
+        logits.decode = decoded.concat();
         logits
     }
 

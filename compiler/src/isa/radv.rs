@@ -87,8 +87,8 @@ impl Radv {
         let abilities = abilities(entry, instance, physical, matrices)?;
 
         let mut enabled = vec![WANTED.as_ptr()];
-        // Everything that a kernel may use is switched on, as far as the device has it. Bounds checks by the driver are
-        // not: the program that dispatches the kernels does without them, and they would change the code.
+        // Everything that a kernel may use is switched on, as far as the device has it, and with it the checks of bounds
+        // that the program that dispatches the kernels asks for too.
         let mut v11 = vk::PhysicalDeviceVulkan11Features::default();
         let mut v12 = vk::PhysicalDeviceVulkan12Features::default();
         let mut v13 = vk::PhysicalDeviceVulkan13Features::default();
@@ -105,7 +105,6 @@ impl Radv {
         }
         // SAFETY: each structure of the chain is of a version or an extension that the device has, and outlives the call.
         unsafe { instance.get_physical_device_features2(physical, &mut features) };
-        features.features.robust_buffer_access = vk::FALSE;
 
         // SAFETY: `physical` is a device of `instance`.
         let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };

@@ -14,7 +14,7 @@ const STORAGE_BUFFERS: u32 = MAX_BINDINGS as u32;
 /// Alignment of the arena's buffers.
 const ARENA_ALIGN: u64 = 64;
 /// What the smallest variants of kernels need.
-const LEAST_INVOCATIONS: u32 = 256;
+const LEAST_INVOCATIONS: u32 = 512;
 /// As above, bytes of workgroup memory.
 const LEAST_WORKGROUP_BYTES: u32 = 16 << 10;
 

@@ -115,6 +115,17 @@ impl Pipelines {
             };
             pipelines.by_kernel.insert(index, compiled);
         }
+        if let Variants::Named(name) = wish
+            && !pipelines
+                .chosen
+                .values()
+                .any(|chosen| chosen.variant == *name)
+        {
+            return Err(unavailable(format!(
+                "no kernel of the bundle has a variant {name:?} that {} can run",
+                device.title
+            )));
+        }
         pipelines.compile_all(&jobs, cache_folder)?;
         Ok(pipelines)
     }
@@ -284,8 +295,8 @@ fn compile(
     cache: vk::PipelineCache,
 ) -> Result<vk::Pipeline, vk::Result> {
     let create = vk::ShaderModuleCreateInfo::default().code(&job.variant.code);
-    // SAFETY: the code is SPIR-V whose capabilities the device has; that it is valid is the compiler's part, which
-    // validated it before it wrote it.
+    // SAFETY: the code is SPIR-V whose capabilities the device has; that it is valid is the word of whoever
+    // made the bundle: code for a GPU is trusted like a program, which users are told.
     let module = unsafe { device.raw.create_shader_module(&create, None)? };
     let has = &device.abilities;
     let mut size = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default();

@@ -46,19 +46,17 @@ pub(super) fn select<'a>(gpus: &'a [Gpu], pick: &Pick) -> Result<&'a Gpu, String
 }
 
 fn named<'a>(gpus: &'a [Gpu], name: &str) -> Result<&'a Gpu, String> {
-    let found = match name.parse::<usize>() {
-        Ok(index) => gpus.get(index),
-        Err(_) => {
-            let wanted = name.to_lowercase();
-            let fits = |gpu: &&Gpu| gpu.name.to_lowercase().contains(&wanted);
-            // A usable one of several that fit.
-            let mut fitting = gpus.iter().filter(fits);
-            fitting
-                .clone()
-                .find(|gpu| gpu.abilities.is_ok())
-                .or_else(|| fitting.next())
-        }
-    };
+    let numbered = name.parse().ok().and_then(|index: usize| gpus.get(index));
+    let found = numbered.or_else(|| {
+        let wanted = name.to_lowercase();
+        let fits = |gpu: &&Gpu| gpu.name.to_lowercase().contains(&wanted);
+        // A usable one of several that fit.
+        let mut fitting = gpus.iter().filter(fits);
+        fitting
+            .clone()
+            .find(|gpu| gpu.abilities.is_ok())
+            .or_else(|| fitting.next())
+    });
     found.ok_or_else(|| {
         let known: Vec<String> = gpus
             .iter()
