@@ -29,6 +29,8 @@ pub struct RandomModel {
     pub sliding: &'static [bool],
     /// Decides every value.
     pub seed: u64,
+    /// Whether a weight of the first query projection is no number.
+    pub broken: bool,
 }
 
 impl RandomModel {
@@ -105,7 +107,7 @@ impl RandomModel {
         let mut tensors = BTreeMap::new();
         let mut add = |name: String, shape: Vec<usize>, scale: f32| {
             let count = shape.iter().product();
-            let values = (0..count).map(|_| scale * random.signed()).collect();
+            let values: Vec<f32> = (0..count).map(|_| scale * random.signed()).collect();
             tensors.insert(name, (shape, values));
         };
         let (hidden, q, kv) = (
@@ -144,6 +146,11 @@ impl RandomModel {
             add("mlp.gate_proj", vec![self.ffn, hidden]);
             add("mlp.up_proj", vec![self.ffn, hidden]);
             add("mlp.down_proj", vec![hidden, self.ffn]);
+        }
+        if self.broken {
+            let name = "model.layers.0.self_attn.q_proj.weight";
+            let (_, values) = tensors.get_mut(name).expect("a query projection");
+            values[0] = f32::NAN;
         }
         tensors
     }

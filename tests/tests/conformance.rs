@@ -52,6 +52,7 @@ const GEMMA2: RandomModel = RandomModel {
     window: 11,
     sliding: &[true, false],
     seed: 1,
+    broken: false,
 };
 
 const GEMMA3: RandomModel = RandomModel {
@@ -66,6 +67,7 @@ const GEMMA3: RandomModel = RandomModel {
     window: 19,
     sliding: &[true, false],
     seed: 2,
+    broken: false,
 };
 
 const WIDE: RandomModel = RandomModel {
@@ -80,6 +82,7 @@ const WIDE: RandomModel = RandomModel {
     window: 33,
     sliding: &[true],
     seed: 3,
+    broken: false,
 };
 
 const QUANTS: [(Quant, KvFormat); 4] = [
@@ -381,4 +384,47 @@ fn vulkans_plainest_kernels_compute_the_same() {
     let mut cases = cases();
     cases.retain(|case| case.model.name != "wide");
     conform("vulkan portable", cases, &options, on_a_gpu);
+}
+
+#[test]
+fn what_is_no_number_is_told_in_decode_too() {
+    let case = Case {
+        model: RandomModel {
+            broken: true,
+            ..GEMMA3
+        },
+        quant: Quant::None,
+        kv: KvFormat::F32,
+        chunk: 32,
+        sequences: 1,
+    };
+    let dir = scratch_dir();
+    let bundle = dir.path().join("m.gembin");
+    case.model.write(dir.path());
+    let options = CompileOptions {
+        allow_nonfinite: true,
+        ..case.options()
+    };
+    let cancel = AtomicBool::new(false);
+    pipeline::compile(
+        dir.path(),
+        &bundle,
+        &options,
+        &gembin_compiler::progress::Silent,
+        &cancel,
+    )
+    .expect("compiles");
+    for device in ["cpu", "vulkan"] {
+        let options = OpenOptions {
+            device: device.parse().expect("a device"),
+            ..vulkan(Variants::Best)
+        };
+        let mut engine = Engine::open(&bundle, &options).expect("opens");
+        engine.prefill(0, &[3], Wanted::Nothing).expect("runs");
+        let logits = engine.decode(&[(0, 4)]).expect("runs");
+        assert!(
+            logits.iter().any(|logit| logit.is_nan()),
+            "{device} makes numbers of what is none"
+        );
+    }
 }

@@ -59,15 +59,15 @@ fn weigh_splits(row: u32) {
         var used = 0u;
 {% for s in range(splits) %}
         greatest = max(greatest, m{{ s }});
-        used += u32(l{{ s }} != 0.0);
+        used += u32(!(l{{ s }} == 0.0));
 {% endfor %}
         var sum = 0.0;
 {% for s in range(splits) %}
         let e{{ s }} = exp(max(m{{ s }} - greatest, -100.0));
         sum += e{{ s }} * l{{ s }};
 {% endfor %}
-        // What is no number stays none.
-        let factor = select(0.0, 1.0 / sum, sum != 0.0);
+        // What is no number stays none: it is neither equal nor unequal to anything.
+        let factor = select(1.0 / sum, 0.0, sum == 0.0);
 {% for s in range(splits) %}
         split_factors[{{ s * heads }}u + head] = e{{ s }} * factor;
 {% endfor %}
