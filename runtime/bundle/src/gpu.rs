@@ -14,6 +14,9 @@
 //! 4 + 4 r: token of row r   5 + 4 r: its position   6 + 4 r: its slot   7 + 4 r: outs[r], the row asked for r-th
 //! ```
 //!
+//! Rows of a prefill are of one sequence, as [`crate::manifest::Phase::Prefill`] says: kernels may take the slot of one
+//! for that of its neighbours. Rows of a decode are of different ones.
+//!
 //! A step on [`RowSet::Out`] works on rows `o` below `outs`, whose token, position and slot are those of row `outs[o]`.
 //!
 //! The bounds proof has three parts. The kernel's author states in [`Kernel::bindings`] how many bytes each binding

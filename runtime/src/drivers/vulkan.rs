@@ -51,7 +51,7 @@ use ash::vk;
 use cost::Cost;
 use device::LogicalDevice;
 use errors::{failed, refused, unavailable};
-use gembin_bundle::manifest::{Device, Phase, Plan};
+use gembin_bundle::manifest::{Device, Plan};
 use instance::Instance;
 use memory::{Buffer, Home};
 use pipelines::Pipelines;
@@ -415,16 +415,6 @@ impl Driver for VulkanDriver {
         check_call(&manifest.limits, plan, program, &steps, call)
             .map_err(|reason| failed(self.label(program, steps.start), reason))?;
         let compiled = &plan.programs[program];
-        // Rows of a prefill share what attention reads.
-        if compiled.phase == Phase::Prefill
-            && let Some(other) = call.rows.iter().find(|row| row.slot != call.rows[0].slot)
-        {
-            let reason = format!(
-                "a prefill of the sequences in slots {} and {}",
-                call.rows[0].slot, other.slot
-            );
-            return Err(failed(self.label(program, steps.start), reason));
-        }
         self.write_call(call);
 
         let (seq, outs) = (call.rows.len() as u32, call.outs.len() as u32);
