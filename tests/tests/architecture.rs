@@ -55,10 +55,7 @@ const UNSAFE_ALLOWED: [(&str, &str); 12] = [
         "is an allocator, which counts",
     ),
     ("tests/tests/vulkan_allocation.rs", "likewise"),
-    (
-        "tests/tests/kernel_bounds.rs",
-        "reads results in the arena",
-    ),
+    ("tests/tests/kernel_bounds.rs", "reads results in the arena"),
 ];
 
 /// Crates that only the compiler may link.
