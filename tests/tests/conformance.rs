@@ -282,7 +282,7 @@ impl Case {
                 self.name()
             );
             // A NaN is no number below the bar.
-            if !(worst <= most) {
+            if worst.is_nan() || worst > most {
                 faults.push(format!(
                     "{}: {device} {phase} row {row} is {worst:.2e} off, at most {most:.0e} is allowed",
                     self.name()

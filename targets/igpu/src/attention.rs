@@ -1,7 +1,7 @@
 //! Attention and what surrounds it: head norms, rotation, storing keys and values.
 //!
-//! Three kernels, by how many rows share a sequence. [`split`] serves rows one by one and spreads a row's positions over
-//! workgroups; [`tile`] serves many rows of one sequence, which share what they read of the cache; [`rope_kv`] fills
+//! Three kernels, by how many rows share a sequence. `split` serves rows one by one and spreads a row's positions over
+//! workgroups; `tile` serves many rows of one sequence, which share what they read of the cache; `rope_kv` fills
 //! the cache for the latter. What a softmax in parts looks like is here ([`Partials`]); merging is its reader's.
 
 mod chunk;

@@ -1,6 +1,6 @@
 //! Linears over many rows: dispatches of a matrix multiplication, its kernels and how they are tiled.
 //!
-//! `y[r][c] = scale[r] * sum_k a[r][k] w[c][k]` with f16 activations ([`F16Activations`]) and f32 sums. A workgroup
+//! `y[r][c] = scale[r] * sum_k a[r][k] w[c][k]` with f16 activations (`F16Activations`) and f32 sums. A workgroup
 //! makes a tile of results: in steps over `k` it brings a tile of the activations and one of the weights, turned into
 //! f16, into workgroup memory, while it multiplies those of the step before. Three variants:
 //!

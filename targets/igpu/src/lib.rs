@@ -2,7 +2,7 @@
 //!
 //! Starts from the processor's steps: they carry each op's meaning with buffers, weights and caches resolved, so the
 //! two plans of a bundle agree on where every value lies. Each step becomes one or more dispatches ([`linear`],
-//! [`attention`], [`rows`]); some neighbours become one. Kernels are WGSL templates, compiled by [`kernel`].
+//! [`attention`], `rows`); some neighbours become one. Kernels are WGSL templates, compiled by [`kernel`].
 //! Knows nothing of Vulkan beyond the limits that every device has.
 
 pub mod attention;

@@ -34,8 +34,8 @@ pub struct GemvShape {
 /// as many such slices of the columns.
 ///
 /// The default, [`GemvTuning::for_shape`]: blocks so many that the row's prologue, which every workgroup repeats, is
-/// amortised, but at least [`ENOUGH_GROUPS`] workgroups remain; as many slices as make [`THREADS`] invocations, or
-/// [`DEEP_THREADS`].
+/// amortised, but at least `ENOUGH_GROUPS` workgroups remain; as many slices as make `THREADS` invocations, or
+/// `DEEP_THREADS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GemvTuning {
     /// Blocks of 16 rows of a workgroup; even for GeGLU.
