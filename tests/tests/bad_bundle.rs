@@ -142,7 +142,9 @@ fn requests_that_cannot_be_served() {
     let never = dir.path().join("never.safetensors");
     let never = never.to_str().unwrap();
     one_line(
-        &fail(&["logits", b, "--ids", "2,99999", "-o", never]),
+        &fail(&[
+            "logits", b, "--ids", "2,99999", "-o", never, "--device", "cpu",
+        ]),
         &["99999"],
     );
     one_line(
@@ -202,7 +204,7 @@ fn a_bundle_without_tokenizer_says_so_and_runs_on_ids() {
     ])
     .success();
     one_line(
-        &gemrun(["generate", path, "--prompt", "hello"]).failure(1),
+        &gemrun(["generate", path, "--prompt", "hello", "--device", "cpu"]).failure(1),
         &["tokenizer", "--ids"],
     );
     one_line(
