@@ -14,8 +14,8 @@
 use gembin_bundle::cpu::{CpuStep, Epilogue, LinearStep, activation_bytes};
 use gembin_bundle::layout::{Format, PLANE_ALIGN, data_bytes, scale_bytes};
 use gembin_bundle::manifest::{
-    self, Buffer, Device, Limits, Manifest, ModelFacts, Phase, Plan, Program, Provenance, RowSet,
-    SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work,
+    self, Buffer, Device, Limits, Manifest, Phase, Plan, Program, RowSet, Span, Step, WeightEntry,
+    WeightKind, Work,
 };
 use gembin_runtime::arena::Arena;
 use gembin_runtime::drivers::cpu::{CpuDriver, Isa};
@@ -155,29 +155,6 @@ fn case(
         };
     }
     let manifest = Manifest {
-        model: ModelFacts {
-            name: String::new(),
-            architecture: String::new(),
-            parameters: 0,
-            layers: 0,
-            hidden: 0,
-            quantization: String::new(),
-            notes: Vec::new(),
-        },
-        provenance: Provenance {
-            compiler: String::new(),
-            options: Vec::new(),
-            sources: Vec::new(),
-        },
-        text: TextFacts {
-            has_tokenizer: false,
-            bos: None,
-            eos: None,
-            stop_tokens: Vec::new(),
-            chat_template: None,
-            special_tokens: Vec::new(),
-            sampling: SamplingDefaults::default(),
-        },
         limits: Limits {
             vocab: 1,
             context: 1,
@@ -189,7 +166,6 @@ fn case(
             caches: Vec::new(),
         },
         weights,
-        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
@@ -203,6 +179,7 @@ fn case(
                 steps,
             }],
         }],
+        ..Manifest::default()
     };
     let context = LoadContext {
         manifest: Arc::new(manifest),

@@ -144,7 +144,7 @@ pub struct Engine {
     notice: Option<String>,
 }
 
-/// What a decode call predicts.
+/// What follows the last token of each sequence of a call.
 pub struct Predictions<'a> {
     executor: &'a mut Executor,
     program: usize,
@@ -313,8 +313,36 @@ impl Engine {
         &mut self,
         slot: usize,
         tokens: &[u32],
-        mut wanted: Wanted<'_>,
+        wanted: Wanted<'_>,
     ) -> Result<&[f32], Error> {
+        match self.run_prefill(slot, tokens, wanted)? {
+            Some(program) => self.executor.logits(program, 1),
+            None => Ok(&[]),
+        }
+    }
+
+    /// As [`Self::prefill`] with [`Wanted::Last`], but returns what the device offers at least cost, as [`Self::step`].
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn prompt(&mut self, slot: usize, tokens: &[u32]) -> Result<Predictions<'_>, Error> {
+        let program = self.run_prefill(slot, tokens, Wanted::Last)?;
+        Ok(Predictions {
+            executor: &mut self.executor,
+            // Of tokens, and there are some, the last is one.
+            program: program.ok_or(Error::NoTokens)?,
+            rows: 1,
+        })
+    }
+
+    /// Runs a prefill and counts its tokens in. Returns the program that left the last token's logits, if those were
+    /// asked for.
+    fn run_prefill(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        mut wanted: Wanted<'_>,
+    ) -> Result<Option<usize>, Error> {
         self.check_slot(slot)?;
         if tokens.is_empty() {
             return Err(Error::NoTokens);
@@ -360,10 +388,7 @@ impl Engine {
             }
             done += rows;
         }
-        match last {
-            Some(program) => self.executor.logits(program, 1),
-            None => Ok(&[]),
-        }
+        Ok(last)
     }
 
     /// Appends one token to each of several sequences and returns their logits, in the order given.

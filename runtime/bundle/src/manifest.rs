@@ -9,7 +9,7 @@ use crate::layout::{self, Format, PLANE_ALIGN};
 use serde::{Deserialize, Serialize};
 
 /// The manifest.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Manifest {
     /// For people.
     pub model: ModelFacts,
@@ -30,7 +30,7 @@ pub struct Manifest {
 }
 
 /// What the model is, for `info`; nothing is computed from it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct ModelFacts {
     /// The checkpoint's directory name.
     pub name: String,
@@ -49,7 +49,7 @@ pub struct ModelFacts {
 }
 
 /// Where a bundle came from. Holds nothing that differs between two compiles of the same input.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version of the compiler.
     pub compiler: String,
@@ -71,7 +71,7 @@ pub struct SourceFile {
 }
 
 /// What turns text into tokens and back, and how to sample by default.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TextFacts {
     /// Whether there is a tokenizer section. Without one the model runs on token ids alone.
     pub has_tokenizer: bool,
@@ -107,7 +107,7 @@ pub struct SamplingDefaults {
 }
 
 /// Limits of what this bundle can run.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Tokens the model knows; ids are below it.
     pub vocab: u32,
@@ -118,7 +118,7 @@ pub struct Limits {
 }
 
 /// The arena: one block of zeroed memory for values, scratch and caches, planned at compile time.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Arena {
     /// Size.
     pub bytes: u64,
@@ -285,6 +285,16 @@ pub struct Program {
     pub steps: Vec<Step>,
 }
 
+impl Program {
+    /// The most rows that a buffer over `set` has.
+    pub fn most_rows(&self, set: RowSet) -> u32 {
+        match set {
+            RowSet::Seq => self.max_rows,
+            RowSet::Out => self.max_outs,
+        }
+    }
+}
+
 /// Phase of inference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Phase {
@@ -331,6 +341,16 @@ pub struct Buffer {
     pub rows: RowSet,
     /// Columns.
     pub cols: u32,
+}
+
+impl Buffer {
+    /// Where it lies with the most rows it can have in `program`.
+    pub fn span(&self, program: &Program) -> Span {
+        Span {
+            offset: self.offset,
+            bytes: u64::from(program.most_rows(self.rows)) * u64::from(self.cols) * 4,
+        }
+    }
 }
 
 /// Rows of a buffer.

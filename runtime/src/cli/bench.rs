@@ -4,8 +4,8 @@ use crate::cli::options::ModelArgs;
 use crate::cli::{Outcome, interrupt, output, session};
 use anyhow::bail;
 use gembin_bundle::manifest::Phase;
-use gembin_runtime::engine::Engine;
 use gembin_runtime::engine::traffic::{self, Traffic};
+use gembin_runtime::engine::{Engine, Predictions};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -146,12 +146,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Waits for what greedy decoding needs of a call.
+fn arrive(mut predictions: Predictions<'_>) -> anyhow::Result<()> {
+    if predictions.likely(0).is_none() {
+        predictions.logits()?;
+    }
+    Ok(())
+}
+
 /// `None` if Ctrl-C was pressed.
 fn one_run(engine: &mut Engine, prompt: &[u32], rest: &[u32]) -> anyhow::Result<Option<Run>> {
     engine.reset(0)?;
     let start = Instant::now();
-    if session::prefill(engine, 0, prompt)?.is_none() {
-        return Ok(None);
+    match session::prefill(engine, 0, prompt)? {
+        Some(predictions) => arrive(predictions)?,
+        None => return Ok(None),
     }
     let prefill_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
@@ -159,11 +168,7 @@ fn one_run(engine: &mut Engine, prompt: &[u32], rest: &[u32]) -> anyhow::Result<
         if interrupt::requested() {
             return Ok(None);
         }
-        // What greedy decoding needs of a step.
-        let mut predictions = engine.step(&[(0, token)])?;
-        if predictions.likely(0).is_none() {
-            predictions.logits()?;
-        }
+        arrive(engine.step(&[(0, token)])?)?;
     }
     let decode_seconds = start.elapsed().as_secs_f64();
     Ok(Some(Run {

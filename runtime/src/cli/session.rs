@@ -4,7 +4,7 @@ use crate::cli::{interrupt, output};
 use anyhow::{Context, bail};
 use gembin_chat::{Message, Template};
 use gembin_runtime::chat::encode_conversation;
-use gembin_runtime::engine::{Engine, Wanted};
+use gembin_runtime::engine::{Engine, Predictions, Wanted};
 use gembin_runtime::error::Error;
 use gembin_runtime::sampler::Sampler;
 use gembin_runtime::stream::TextStream;
@@ -121,13 +121,13 @@ pub(crate) fn check_logits(row: &[f32], index: usize, inputs: &[u32]) -> anyhow:
     )
 }
 
-/// Appends `tokens` to the sequence in `slot` and returns the logits of the last one; `None` if Ctrl-C was pressed.
+/// Appends `tokens` to the sequence in `slot` and returns what follows the last one; `None` if Ctrl-C was pressed.
 /// Nothing is run if they do not fit.
 pub(crate) fn prefill<'e>(
     engine: &'e mut Engine,
     slot: usize,
     tokens: &[u32],
-) -> anyhow::Result<Option<&'e [f32]>> {
+) -> anyhow::Result<Option<Predictions<'e>>> {
     let whole = engine.len(slot)? + tokens.len();
     if whole > engine.context() {
         bail!(Error::ContextFull {
@@ -147,7 +147,7 @@ pub(crate) fn prefill<'e>(
     if interrupt::requested() {
         return Ok(None);
     }
-    Ok(Some(engine.prefill(slot, tail, Wanted::Last)?))
+    Ok(Some(engine.prompt(slot, tail)?))
 }
 
 /// Why a generation ended.
@@ -215,7 +215,7 @@ pub(crate) fn generate(
     };
     let stop_tokens = engine.manifest().text.stop_tokens.clone();
     let start = Instant::now();
-    let Some(logits) = prefill(engine, slot, prompt)? else {
+    let Some(predictions) = prefill(engine, slot, prompt)? else {
         return Ok(done);
     };
     done.prefill_seconds = start.elapsed().as_secs_f64();
@@ -224,7 +224,7 @@ pub(crate) fn generate(
         return Ok(done);
     }
     let start = Instant::now();
-    let mut token = sampler.sample(logits)?;
+    let mut token = draw(sampler, predictions)?;
     done.ended = loop {
         if !limits.ignore_stop_tokens && stop_tokens.contains(&token) {
             break Ended::StopToken;
@@ -243,19 +243,24 @@ pub(crate) fn generate(
         if engine.len(slot)? >= engine.context() {
             break Ended::ContextFull;
         }
-        let mut predictions = engine.step(&[(slot, token)])?;
-        let likely = match predictions.likely(0) {
-            Some(likely) => sampler.sample_likely(likely)?,
-            None => None,
-        };
-        token = match likely {
-            Some(token) => token,
-            None => sampler.sample(predictions.logits()?)?,
-        };
+        token = draw(sampler, engine.step(&[(slot, token)])?)?;
         done.decoded_tokens += 1;
     };
     done.decode_seconds = start.elapsed().as_secs_f64();
     Ok(done)
+}
+
+/// Draws the next token of a call's first sequence: of the most likely ones, where the device finds them and they are
+/// sure to be enough, else of all.
+fn draw(sampler: &mut Sampler, mut predictions: Predictions<'_>) -> anyhow::Result<u32> {
+    let likely = match predictions.likely(0) {
+        Some(likely) => sampler.sample_likely(likely)?,
+        None => None,
+    };
+    match likely {
+        Some(token) => Ok(token),
+        None => Ok(sampler.sample(predictions.logits()?)?),
+    }
 }
 
 impl Generated {

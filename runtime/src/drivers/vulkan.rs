@@ -56,7 +56,7 @@ use instance::Instance;
 use memory::{Buffer, Home};
 use pipelines::Pipelines;
 use profile::Profile;
-use programs::{Bound, Programs, call_bytes, most_bytes};
+use programs::{Bound, Programs, call_bytes};
 use queue::Queue;
 use readback::{DATA, Readback};
 use recording::{Key, Recordings};
@@ -538,8 +538,8 @@ fn readback_bytes(plan: &Plan) -> u64 {
     plan.programs
         .iter()
         .map(|program| {
-            let candidates = program.candidates.map_or(0, |c| most_bytes(program, &c));
-            candidates.max(most_bytes(program, &program.logits).min(LARGEST_READBACK))
+            let candidates = program.candidates.map_or(0, |c| c.span(program).bytes);
+            candidates.max(program.logits.span(program).bytes.min(LARGEST_READBACK))
         })
         .max()
         .unwrap_or(0)

@@ -19,7 +19,7 @@ impl Scratch for CpuScratch {
             OpKind::Linear { .. } | OpKind::FusedLinear { .. } => {
                 let x = function.value(op.operands[0]);
                 let (rows, cols) = x.ty.as_matrix().expect("a verified linear reads a matrix");
-                cpu::activation_bytes(max_rows(module, function, rows), cols)
+                cpu::activation_bytes(module.bounds.rows(&function.name, rows), cols)
             }
             OpKind::Embed { .. }
             | OpKind::RmsNorm { .. }
@@ -89,15 +89,6 @@ pub fn lower(
             .program()
         })
         .collect()
-}
-
-fn max_rows(module: &Module, function: &Function, rows: Dim) -> u32 {
-    match rows {
-        Dim::Const(n) => n,
-        Dim::Seq if function.name == "decode" => module.bounds.slots,
-        Dim::Seq => module.bounds.chunk,
-        Dim::Out => module.bounds.outs,
-    }
 }
 
 struct Lowering<'a> {

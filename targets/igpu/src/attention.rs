@@ -154,11 +154,6 @@ fn batches(group: u32, most: u32) -> u32 {
         .unwrap_or(group)
 }
 
-/// A number as WGSL writes it.
-fn literal(x: f32) -> String {
-    format!("{x:?}f")
-}
-
 fn unsupported(label: &str, what: &str) -> LowerError {
     LowerError::Unsupported {
         step: label.to_owned(),

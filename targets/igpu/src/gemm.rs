@@ -212,10 +212,6 @@ fn shape_constants(shape: &GemmShape) -> crate::kernel::Constants {
         Epilogue::Geglu => ("geglu", 0.0),
         Epilogue::Softcap { cap } => ("softcap", cap),
     };
-    let rows = match shape.rows {
-        RowSet::Seq => "seq",
-        RowSet::Out => "out",
-    };
     constants! {
         format: shape.format.name(),
         values_per_word: shape.format.values_per_word(),
@@ -228,7 +224,7 @@ fn shape_constants(shape: &GemmShape) -> crate::kernel::Constants {
         cap: cap,
         out_cols: shape.out_cols,
         y_cols: shape.y_cols,
-        rows: rows,
+        rows: crate::rows::set_name(shape.rows),
     }
 }
 

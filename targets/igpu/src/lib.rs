@@ -17,6 +17,8 @@ mod rows;
 mod scratch;
 mod spirv;
 mod templates;
+#[cfg(test)]
+mod testing;
 
 pub use error::LowerError;
 pub use kernel::Guards;

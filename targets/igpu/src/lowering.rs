@@ -230,10 +230,7 @@ impl<'a> Lowering<'a> {
 
     fn touch(&self, resource: Resource) -> Option<Touch> {
         match resource {
-            Resource::Value(buffer) => Some(Touch::Bytes(Span {
-                offset: buffer.offset,
-                bytes: u64::from(self.max_rows(buffer.rows)) * u64::from(buffer.cols) * 4,
-            })),
+            Resource::Value(buffer) => Some(Touch::Bytes(buffer.span(self.program))),
             Resource::Keys(cache) => Some(Touch::Keys(cache)),
             Resource::Values(cache) => Some(Touch::Values(cache)),
             Resource::Data { .. } | Resource::Scales { .. } | Resource::Call => None,
@@ -242,10 +239,7 @@ impl<'a> Lowering<'a> {
 
     /// The most rows a buffer over `set` has.
     pub(crate) fn max_rows(&self, set: RowSet) -> u32 {
-        match set {
-            RowSet::Seq => self.program.max_rows,
-            RowSet::Out => self.program.max_outs,
-        }
+        self.program.most_rows(set)
     }
 
     pub(crate) fn limits(&self) -> &'a Limits {

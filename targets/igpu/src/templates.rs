@@ -25,6 +25,7 @@ pub const ALL: &[(&str, &str)] = &[
         "candidates_rank",
         include_str!("../kernels/candidates_rank.wgsl"),
     ),
+    ("tile_of_rows", include_str!("../kernels/tile_of_rows.wgsl")),
     ("call", include_str!("../kernels/call.wgsl")),
     (
         "gemm_epilogue",

@@ -38,10 +38,7 @@ pub(super) fn check(
         checker.finish()?;
     }
     let logits = program.logits;
-    let most = match logits.rows {
-        RowSet::Seq => program.max_rows,
-        RowSet::Out => program.max_outs,
-    };
+    let most = program.most_rows(logits.rows);
     let fault = |what: String| Err(CheckError::at(&place, what));
     if logits.cols != manifest.limits.vocab {
         return fault(format!(
@@ -152,10 +149,7 @@ impl StepChecker<'_> {
 
     /// The most rows that a buffer over `set` has.
     pub(super) fn max_rows(&self, set: RowSet) -> u32 {
-        match set {
-            RowSet::Seq => self.program.max_rows,
-            RowSet::Out => self.program.max_outs,
-        }
+        self.program.most_rows(set)
     }
 
     /// Notes a buffer that the step reads.
@@ -239,10 +233,7 @@ impl StepChecker<'_> {
                 buffer.cols
             ));
         }
-        let span = Span {
-            offset: buffer.offset,
-            bytes: u64::from(self.max_rows(buffer.rows)) * u64::from(buffer.cols) * 4,
-        };
+        let span = buffer.span(self.program);
         self.place_span(name, span)?;
         Ok(span)
     }

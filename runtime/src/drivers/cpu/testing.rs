@@ -6,8 +6,8 @@ use crate::drivers::{Call, Driver, LoadContext, Row};
 use gembin_bundle::cpu::{CpuStep, activation_bytes};
 use gembin_bundle::layout::{self, Format};
 use gembin_bundle::manifest::{
-    self, Buffer, Cache, Device, Limits, Manifest, ModelFacts, Phase, Plan, Program, Provenance,
-    RowSet, SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work,
+    self, Buffer, Cache, Device, Limits, Manifest, Phase, Plan, Program, RowSet, Span, Step,
+    WeightEntry, WeightKind, Work,
 };
 use half::{bf16, f16};
 use std::io::Write;
@@ -260,29 +260,6 @@ impl Bench {
 
     pub fn load(&self, isa: Isa, threads: usize) -> Loaded {
         let manifest = Manifest {
-            model: ModelFacts {
-                name: String::new(),
-                architecture: String::new(),
-                parameters: 0,
-                layers: 0,
-                hidden: 0,
-                quantization: String::new(),
-                notes: Vec::new(),
-            },
-            provenance: Provenance {
-                compiler: String::new(),
-                options: Vec::new(),
-                sources: Vec::new(),
-            },
-            text: TextFacts {
-                has_tokenizer: false,
-                bos: None,
-                eos: None,
-                stop_tokens: Vec::new(),
-                chat_template: None,
-                special_tokens: Vec::new(),
-                sampling: SamplingDefaults::default(),
-            },
             limits: Limits {
                 vocab: self.vocab,
                 context: self.context,
@@ -294,7 +271,6 @@ impl Bench {
                 caches: self.caches.clone(),
             },
             weights: self.weights.clone(),
-            kernels: Vec::new(),
             plans: vec![Plan {
                 name: "cpu".into(),
                 devices: vec![Device::Cpu],
@@ -320,6 +296,7 @@ impl Bench {
                         .collect(),
                 }],
             }],
+            ..Manifest::default()
         };
         let arena = Arc::new(Arena::new(self.arena_bytes as usize).unwrap());
         let context = LoadContext {

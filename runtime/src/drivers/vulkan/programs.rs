@@ -8,7 +8,7 @@ use super::weights::{self, Weights};
 use crate::drivers::DriverError;
 use ash::vk;
 use gembin_bundle::gpu::{Extent, GpuStep, Resource};
-use gembin_bundle::manifest::{Buffer, Manifest, Plan, Program, RowSet, Work};
+use gembin_bundle::manifest::{Manifest, Plan, Program, RowSet, Work};
 use std::sync::Arc;
 
 /// Descriptor sets and dispatches of every program.
@@ -210,15 +210,6 @@ impl Drop for Programs {
     }
 }
 
-/// Bytes of a buffer in the arena for a program's most rows.
-pub(super) fn most_bytes(program: &Program, buffer: &Buffer) -> u64 {
-    let rows = match buffer.rows {
-        RowSet::Seq => program.max_rows,
-        RowSet::Out => program.max_outs,
-    };
-    u64::from(rows) * u64::from(buffer.cols) * 4
-}
-
 /// Bytes of [`Resource::Call`] for so many rows.
 pub(super) fn call_bytes(rows: u32) -> u64 {
     use gembin_bundle::gpu::{CALL_HEADER_WORDS, CALL_ROW_WORDS};
@@ -237,7 +228,7 @@ fn place(
         (bytes > 0 && left >= bytes).then_some((buffer, at, bytes))
     };
     let (buffer, offset, range) = match *resource {
-        Resource::Value(buffer) => in_arena(buffer.offset, most_bytes(program, &buffer))?,
+        Resource::Value(buffer) => in_arena(buffer.offset, buffer.span(program).bytes)?,
         Resource::Keys(cache) => {
             let cache = &manifest.arena.caches[cache as usize];
             in_arena(cache.offset, cache.bytes / 2)?

@@ -8,8 +8,8 @@ use crate::drivers::{DriverError, LoadContext};
 use gembin_bundle::gpu::{Access, BindingNeed, Extent, GpuStep, Kernel, Needs, Resource, Variant};
 use gembin_bundle::layout::Format;
 use gembin_bundle::manifest::{
-    Arena, Buffer, Cache, Device, Manifest, ModelFacts, Phase, Plan, Program, Provenance, RowSet,
-    SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work, place_weights,
+    Arena, Buffer, Cache, Device, Manifest, Phase, Plan, Program, RowSet, Span, Step, WeightEntry,
+    WeightKind, Work, place_weights,
 };
 use std::sync::Arc;
 
@@ -304,29 +304,6 @@ pub(super) fn manifest() -> Manifest {
         ),
     ];
     Manifest {
-        model: ModelFacts {
-            name: "tiny".into(),
-            architecture: "by hand".into(),
-            parameters: 0,
-            layers: 1,
-            hidden: COLS,
-            quantization: "f32".into(),
-            notes: Vec::new(),
-        },
-        provenance: Provenance {
-            compiler: "by hand".into(),
-            options: Vec::new(),
-            sources: Vec::new(),
-        },
-        text: TextFacts {
-            has_tokenizer: false,
-            bos: None,
-            eos: None,
-            stop_tokens: Vec::new(),
-            chat_template: None,
-            special_tokens: Vec::new(),
-            sampling: SamplingDefaults::default(),
-        },
         limits: gembin_bundle::manifest::Limits {
             vocab: VOCAB,
             context: CONTEXT,
@@ -359,6 +336,7 @@ pub(super) fn manifest() -> Manifest {
                 steps,
             }],
         }],
+        ..Manifest::default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Norms and rotation of many rows, and storing their keys and values.
 
 use super::chunk::is_f16;
-use super::{literal, unsupported, wraps};
+use super::{unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
+use crate::rows::literal;
 use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::gpu::{Access, Extent, Needs};
 use gembin_bundle::manifest::RowSet;

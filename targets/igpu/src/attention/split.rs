@@ -7,15 +7,16 @@
 //! registers, wait for nobody and yet are slower: adding up over lanes takes longer than workgroup memory.
 
 use super::chunk::{Chunk, is_f16};
-use super::{Attend, Partials, SPLITS, batches, literal, unsupported, wraps};
+use super::{Attend, Partials, SPLITS, batches, unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Constants, Spec, VariantSpec};
 use crate::lowering::Lowering;
+use crate::rows::{literal, set_name};
 use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::gpu::{Access, Extent, Needs};
-use gembin_bundle::manifest::{Buffer, Cache, RowSet};
+use gembin_bundle::manifest::{Buffer, Cache};
 
 /// Most elements of a workgroup's queries: what workgroup memory holds.
 const MOST_ELEMENTS: u32 = 2048;
@@ -106,10 +107,7 @@ fn split(
         let [q, k] = norms.map(|norm| if norm.is_some() { "norm" } else { "as is" });
         name += &format!(" rope q {q} k {k} eps {:?}", rope.eps);
     }
-    let rows = match input.rows {
-        RowSet::Seq => "seq",
-        RowSet::Out => "out",
-    };
+    let rows = set_name(input.rows);
     name += &format!(" {rows} {}", attend.name(l));
     let constants = constants! {
         rope: rope.is_some(),

@@ -3,14 +3,13 @@
 use super::*;
 use crate::kernel::{Guards, Kernels};
 use crate::linear::scratch_bytes;
-use crate::{disassemble, lower_with};
-use gembin_bundle::check;
+use crate::{lower_with, testing};
 use gembin_bundle::cpu::{Epilogue, LinearStep};
 use gembin_bundle::gpu::{Extent, Resource};
 use gembin_bundle::layout::Format;
 use gembin_bundle::manifest::{
-    Arena, Device, Limits, Manifest, ModelFacts, Plan, Program, Provenance, SamplingDefaults, Span,
-    Step, TextFacts, WeightEntry, WeightKind, Work, place_weights,
+    Arena, Device, Limits, Manifest, Plan, Program, Span, Step, WeightEntry, WeightKind, Work,
+    place_weights,
 };
 
 const VOCAB: u32 = 100;
@@ -235,29 +234,6 @@ impl Model {
             bytes,
         };
         let manifest = Manifest {
-            model: ModelFacts {
-                name: "one attention".into(),
-                architecture: "none".into(),
-                parameters: 0,
-                layers: 1,
-                hidden: self.qkv_cols(),
-                quantization: String::new(),
-                notes: Vec::new(),
-            },
-            provenance: Provenance {
-                compiler: String::new(),
-                options: Vec::new(),
-                sources: Vec::new(),
-            },
-            text: TextFacts {
-                has_tokenizer: false,
-                bos: None,
-                eos: None,
-                stop_tokens: Vec::new(),
-                chat_template: None,
-                special_tokens: Vec::new(),
-                sampling: SamplingDefaults::default(),
-            },
             limits: Limits {
                 vocab: VOCAB,
                 context: CONTEXT,
@@ -269,28 +245,20 @@ impl Model {
                 caches: vec![cache],
             },
             weights,
-            kernels: Vec::new(),
             plans: vec![Plan {
                 name: "cpu".into(),
                 devices: vec![Device::Cpu],
                 programs: vec![prefill, decode],
             }],
+            ..Manifest::default()
         };
         (manifest, weights_bytes)
     }
 
     /// The same with the GPU's plan beside the processor's, as the bundle would have it.
     fn lowered(self, rows: Rows, chunk: u32) -> Manifest {
-        let (mut manifest, weights_bytes) = self.manifest(rows, chunk);
-        let mut kernels = Kernels::new(Guards::Off);
-        let plan = lower_with(&manifest, &mut kernels)
-            .unwrap_or_else(|error| panic!("{self:?} {rows:?}: {error}"));
-        manifest.kernels = kernels.finish();
-        manifest.plans.push(plan);
-        if let Err(error) = check::check(manifest.clone(), weights_bytes) {
-            panic!("{self:?} {rows:?}: {error}");
-        }
-        manifest
+        let (manifest, weights_bytes) = self.manifest(rows, chunk);
+        testing::lowered(manifest, weights_bytes, &(self, rows))
     }
 }
 
@@ -427,25 +395,8 @@ fn matrices_serve_heads_made_of_them() {
     assert_eq!(variants(256, Format::F32), ["portable"]);
 }
 
-/// The WGSL and the SPIR-V of every kernel whose name starts so, at a small shape.
 fn snapshot(rows: Rows, kind: &str) {
-    let (manifest, _) = SMALL.manifest(rows, 8);
-    let mut kernels = Kernels::new(Guards::Off);
-    lower_with(&manifest, &mut kernels).unwrap();
-    let (kernel, sources) = kernels
-        .sources()
-        .find(|(kernel, _)| kernel.name.starts_with(kind))
-        .unwrap();
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../../../../testdata/targets/igpu");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.bind(|| {
-        for (variant, wgsl) in kernel.variants.iter().zip(sources) {
-            let name = format!("{}_{}", kind.replace(' ', "_"), variant.name);
-            insta::assert_snapshot!(format!("{name}.wgsl"), wgsl);
-            insta::assert_snapshot!(format!("{name}.spv"), disassemble(&variant.code).unwrap());
-        }
-    });
+    testing::snapshot_of(&SMALL.manifest(rows, 8).0, kind);
 }
 
 #[test]

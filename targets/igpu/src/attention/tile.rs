@@ -5,12 +5,13 @@
 //! matrix units with queries, weights and sums of a tile in f16, f16 and f32.
 
 use super::chunk::{Chunk, is_f16};
-use super::{Attend, batches, literal, unsupported, wraps};
+use super::{Attend, batches, unsupported, wraps};
 use crate::bindings::Bindings;
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Spec, VariantSpec};
 use crate::lowering::Lowering;
+use crate::rows::literal;
 use gembin_bundle::gpu::{Access, Extent, MatrixShape, Needs};
 use gembin_bundle::manifest::RowSet;
 

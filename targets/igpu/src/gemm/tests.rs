@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::kernel::{Guards, Kernels};
-use crate::{disassemble, lower_with};
+use crate::{lower_with, testing};
 use gembin_bundle::cpu::CpuStep;
 use gembin_bundle::manifest::{
-    Arena, Buffer, Device, Limits, Manifest, ModelFacts, Phase, Plan, Program, Provenance,
-    SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work,
+    Arena, Buffer, Device, Limits, Manifest, Phase, Plan, Program, Span, Step, WeightEntry,
+    WeightKind, Work,
 };
 
 const FORMATS: [Format; 5] = [
@@ -62,17 +62,8 @@ fn kernels_of_a_small_shape() {
         ..spec(&shape)
     };
     kernels.add(spec).unwrap();
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../../../../testdata/targets/igpu");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.bind(|| {
-        let (kernel, sources) = kernels.sources().next().unwrap();
-        for (variant, wgsl) in kernel.variants.iter().zip(sources) {
-            let name = format!("gemm_{}", variant.name);
-            insta::assert_snapshot!(format!("{name}.wgsl"), wgsl);
-            insta::assert_snapshot!(format!("{name}.spv"), disassemble(&variant.code).unwrap());
-        }
-    });
+    let (kernel, sources) = kernels.sources().next().unwrap();
+    testing::snapshot(kernel, sources, "gemm");
 }
 
 #[test]
@@ -145,29 +136,6 @@ fn lowered(format: Format, rows: u32, cols: u32, epilogue: Epilogue) -> (Manifes
     };
     gembin_bundle::manifest::place_weights(std::slice::from_mut(&mut weight));
     let manifest = Manifest {
-        model: ModelFacts {
-            name: "one linear".into(),
-            architecture: "none".into(),
-            parameters: 0,
-            layers: 0,
-            hidden: cols,
-            quantization: String::new(),
-            notes: Vec::new(),
-        },
-        provenance: Provenance {
-            compiler: String::new(),
-            options: Vec::new(),
-            sources: Vec::new(),
-        },
-        text: TextFacts {
-            has_tokenizer: false,
-            bos: None,
-            eos: None,
-            stop_tokens: Vec::new(),
-            chat_template: None,
-            special_tokens: Vec::new(),
-            sampling: SamplingDefaults::default(),
-        },
         limits: Limits {
             vocab: 32,
             context: 128,
@@ -179,7 +147,6 @@ fn lowered(format: Format, rows: u32, cols: u32, epilogue: Epilogue) -> (Manifes
             caches: Vec::new(),
         },
         weights: vec![weight],
-        kernels: Vec::new(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
@@ -196,6 +163,7 @@ fn lowered(format: Format, rows: u32, cols: u32, epilogue: Epilogue) -> (Manifes
                 }],
             }],
         }],
+        ..Manifest::default()
     };
     let mut kernels = Kernels::new(Guards::Off);
     let mut plan = lower_with(&manifest, &mut kernels).unwrap();

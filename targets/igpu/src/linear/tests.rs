@@ -3,14 +3,13 @@
 
 use super::*;
 use crate::kernel::{Guards, Kernels};
-use crate::{LowerError, disassemble, lower_with};
-use gembin_bundle::check;
+use crate::{LowerError, lower_with, testing};
 use gembin_bundle::cpu::{CpuStep, Epilogue, Residual};
 use gembin_bundle::gpu::{GpuStep, Resource};
 use gembin_bundle::layout::Format;
 use gembin_bundle::manifest::{
-    Arena, Buffer, Device, Limits, Manifest, ModelFacts, Plan, Program, Provenance,
-    SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work, place_weights,
+    Arena, Buffer, Device, Limits, Manifest, Plan, Program, Span, Step, WeightEntry, WeightKind,
+    Work, place_weights,
 };
 
 const FORMATS: [Format; 5] = [
@@ -183,29 +182,6 @@ impl Model {
         .to_vec();
         let weights_bytes = place_weights(&mut weights);
         let manifest = Manifest {
-            model: ModelFacts {
-                name: "one linear and a head".into(),
-                architecture: "none".into(),
-                parameters: 0,
-                layers: 1,
-                hidden: self.hidden,
-                quantization: String::new(),
-                notes: Vec::new(),
-            },
-            provenance: Provenance {
-                compiler: String::new(),
-                options: Vec::new(),
-                sources: Vec::new(),
-            },
-            text: TextFacts {
-                has_tokenizer: false,
-                bos: None,
-                eos: None,
-                stop_tokens: Vec::new(),
-                chat_template: None,
-                special_tokens: Vec::new(),
-                sampling: SamplingDefaults::default(),
-            },
             limits: Limits {
                 vocab: self.vocab,
                 context: 1000,
@@ -217,28 +193,20 @@ impl Model {
                 caches: Vec::new(),
             },
             weights,
-            kernels: Vec::new(),
             plans: vec![Plan {
                 name: "cpu".into(),
                 devices: vec![Device::Cpu],
                 programs: vec![prefill, decode],
             }],
+            ..Manifest::default()
         };
         (manifest, weights_bytes)
     }
 
     /// With the GPU's plan too, as the bundle would have it, after the bundle's check.
     fn lowered(self) -> Manifest {
-        let (mut manifest, weights_bytes) = self.manifest();
-        let mut kernels = Kernels::new(Guards::Off);
-        let plan =
-            lower_with(&manifest, &mut kernels).unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        manifest.kernels = kernels.finish();
-        manifest.plans.push(plan);
-        if let Err(error) = check::check(manifest.clone(), weights_bytes) {
-            panic!("{self:?}: {error}");
-        }
-        manifest
+        let (manifest, weights_bytes) = self.manifest();
+        testing::lowered(manifest, weights_bytes, &self)
     }
 }
 
@@ -446,25 +414,8 @@ fn what_no_kernel_does_is_refused() {
     );
 }
 
-/// The WGSL and the SPIR-V of the first kernel of `model` whose name starts so.
 fn snapshot(model: Model, kind: &str) {
-    let (manifest, _) = model.manifest();
-    let mut kernels = Kernels::new(Guards::Off);
-    lower_with(&manifest, &mut kernels).unwrap();
-    let (kernel, sources) = kernels
-        .sources()
-        .find(|(kernel, _)| kernel.name.starts_with(kind))
-        .unwrap();
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../../../../testdata/targets/igpu");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.bind(|| {
-        for (variant, wgsl) in kernel.variants.iter().zip(sources) {
-            let name = format!("{}_{}", kind.replace(' ', "_"), variant.name);
-            insta::assert_snapshot!(format!("{name}.wgsl"), wgsl);
-            insta::assert_snapshot!(format!("{name}.spv"), disassemble(&variant.code).unwrap());
-        }
-    });
+    testing::snapshot_of(&model.manifest().0, kind);
 }
 
 #[test]
