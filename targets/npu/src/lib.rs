@@ -5,3 +5,4 @@
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
 pub mod array;
+pub mod cost;
