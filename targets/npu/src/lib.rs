@@ -4,5 +4,11 @@
 //! `mlir`: `aie` builds ops of the AIE dialects, `design` the designs, `module` reads a module's text back,
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
+#[cfg(feature = "mlir")]
+pub mod aie;
 pub mod array;
 pub mod cost;
+#[cfg(feature = "mlir")]
+pub mod design;
+#[cfg(feature = "mlir")]
+pub mod mlir;
