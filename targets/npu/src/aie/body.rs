@@ -99,6 +99,23 @@ impl<'c, 'b> Body<'c, 'b> {
         self.splat(lanes, element, value)
     }
 
+    /// A vector of these integers.
+    pub fn ints(&self, element: Element, values: &[i64]) -> Value<'c, 'b> {
+        let r#type = self.vector_type(values.len() as u64, element);
+        let values: Vec<Attribute<'c>> = values
+            .iter()
+            .map(|&value| IntegerAttribute::new(element.r#type(self.ops), value).into())
+            .collect();
+        let value = DenseElementsAttribute::new(r#type, &values)
+            .expect("as many values as lanes, of their type");
+        self.value(
+            self.ops
+                .make("arith.constant")
+                .result(r#type)
+                .with("value", value),
+        )
+    }
+
     fn splat(&self, lanes: u64, element: Element, value: Attribute<'c>) -> Value<'c, 'b> {
         let r#type = self.vector_type(lanes, element);
         let value = DenseElementsAttribute::new(r#type, &[value])
@@ -118,6 +135,21 @@ impl<'c, 'b> Body<'c, 'b> {
     /// `a + b` of integers or indices.
     pub fn add<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
         self.binary("arith.addi", a, b)
+    }
+
+    /// `a - b` of integers or indices.
+    pub fn subtract<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+        self.binary("arith.subi", a, b)
+    }
+
+    /// The lesser of two indices.
+    pub fn least<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+        self.binary("arith.minui", a, b)
+    }
+
+    /// Bits that both integers have.
+    pub fn and<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+        self.binary("arith.andi", a, b)
     }
 
     /// `a * b` of integers or indices.
@@ -180,6 +212,26 @@ impl<'c, 'b> Body<'c, 'b> {
         self.value(
             self.ops
                 .make("vector.bitcast")
+                .operands(&[value])
+                .result(self.vector_type(lanes, element)),
+        )
+    }
+
+    /// Lanes as wider integers of the same value.
+    pub fn widen(&self, value: Value<'c, '_>, lanes: u64, element: Element) -> Value<'c, 'b> {
+        self.value(
+            self.ops
+                .make("arith.extsi")
+                .operands(&[value])
+                .result(self.vector_type(lanes, element)),
+        )
+    }
+
+    /// Lanes as narrower integers: their lower bits.
+    pub fn narrow(&self, value: Value<'c, '_>, lanes: u64, element: Element) -> Value<'c, 'b> {
+        self.value(
+            self.ops
+                .make("arith.trunci")
                 .operands(&[value])
                 .result(self.vector_type(lanes, element)),
         )

@@ -24,7 +24,7 @@ fn search_report() {
     let array = Array::npu1();
     for tokens in [1, 32, 64, 256, 512] {
         let shapes = gemma_3_4b(tokens);
-        let design = Linear::search(array, &gemma_3_4b(512)).unwrap();
+        let design = Linear::search(array, WeightForm::Rows8, &gemma_3_4b(512)).unwrap();
         println!(
             "{tokens} {design:?} {:?} {}",
             design.core_memory(),
@@ -47,9 +47,10 @@ fn search_report() {
 #[test]
 fn a_module_is_verified_and_reads_back() {
     let design = Linear {
+        form: WeightForm::Groups4,
         tile: CoreTile {
             tokens: 32,
-            depth: 64,
+            depth: 128,
             outputs: 32,
         },
         most_depth: 256,
