@@ -12,3 +12,5 @@ pub mod cost;
 pub mod design;
 #[cfg(feature = "mlir")]
 pub mod mlir;
+#[cfg(feature = "mlir")]
+pub mod regions;

@@ -156,13 +156,25 @@ impl Linear {
         ACTIVATION_DEPTH * PAIR * self.tile.depth + DEPTH * (self.weight_element_bytes() + joined)
     }
 
-    /// The tile that computes `shapes` together soonest.
+    /// The tile that computes `shapes`, each so many times, together soonest.
     ///
     /// # Errors
     /// When none fits.
-    pub fn search(array: &Array, form: WeightForm, shapes: &[Shape]) -> Result<Self, LinearError> {
-        let most_depth = shapes.iter().map(|shape| shape.depth).max().unwrap_or(0);
-        let least_outputs = shapes.iter().map(|shape| shape.outputs).min().unwrap_or(0);
+    pub fn search(
+        array: &Array,
+        form: WeightForm,
+        shapes: &[(Shape, u32)],
+    ) -> Result<Self, LinearError> {
+        let most_depth = shapes
+            .iter()
+            .map(|(shape, _)| shape.depth)
+            .max()
+            .unwrap_or(0);
+        let least_outputs = shapes
+            .iter()
+            .map(|(shape, _)| shape.outputs)
+            .min()
+            .unwrap_or(0);
         let most_outputs = least_outputs.next_multiple_of(BLOCK_ROWS);
         let mut best: Option<(f64, Linear)> = None;
         for tokens in (16..=256).step_by(16) {
@@ -182,7 +194,9 @@ impl Linear {
                     }
                     let seconds = shapes
                         .iter()
-                        .map(|&shape| design.predict(array, shape).seconds())
+                        .map(|&(shape, count)| {
+                            f64::from(count) * design.predict(array, shape).seconds()
+                        })
                         .sum::<f64>();
                     if best.is_none_or(|(least, _)| seconds < least) {
                         best = Some((seconds, design));

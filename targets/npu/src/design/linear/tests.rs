@@ -3,7 +3,7 @@
 use super::*;
 
 /// Products of a layer of Gemma 3 4B.
-fn gemma_3_4b(tokens: u32) -> Vec<Shape> {
+fn gemma_3_4b(tokens: u32) -> Vec<(Shape, u32)> {
     [
         (2560, 4096),
         (2560, 2048),
@@ -11,10 +11,13 @@ fn gemma_3_4b(tokens: u32) -> Vec<Shape> {
         (2560, 20480),
         (10240, 2560),
     ]
-    .map(|(depth, outputs)| Shape {
-        tokens,
-        depth,
-        outputs,
+    .map(|(depth, outputs)| {
+        let shape = Shape {
+            tokens,
+            depth,
+            outputs,
+        };
+        (shape, 34)
     })
     .to_vec()
 }
@@ -30,7 +33,7 @@ fn search_report() {
             design.core_memory(),
             design.core_memory().bytes()
         );
-        for &shape in &shapes {
+        for &(shape, _) in &shapes {
             let predicted = design.predict(array, shape);
             println!(
                 "  {shape:?}: {:.2} TOPS {:.2} ms, {} {:.0} MACs/cycle {:.1} GB/s",

@@ -144,7 +144,7 @@ impl Linear {
     pub(super) fn scales_fit(&self) -> bool {
         self.passes_per_scales() > 0
             && self.row_scale_bytes() <= self.weight_element_bytes()
-            && self.tile.depth % GROUP == 0
+            && self.tile.depth.is_multiple_of(GROUP)
     }
 
     pub(super) fn row_scale_bytes(&self) -> u32 {
