@@ -5,3 +5,9 @@
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
 pub mod array;
+#[cfg(feature = "mlir")]
+pub mod irdl;
+#[cfg(feature = "mlir")]
+pub mod module;
+#[cfg(feature = "mlir")]
+pub mod allocation;
