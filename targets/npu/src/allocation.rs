@@ -286,9 +286,7 @@ impl Allocation {
             self.shared.push(index);
             return;
         }
-        let shim = |tile: TileIndex| {
-            TileKind::of(array, module.tiles[tile].row) == TileKind::Shim
-        };
+        let shim = |tile: TileIndex| TileKind::of(array, module.tiles[tile].row) == TileKind::Shim;
         let source_placed = if shim(fifo.producer) {
             None
         } else {
@@ -300,10 +298,17 @@ impl Allocation {
                 placed
             }))
         };
-        let source = self.channel(index, fifo.producer, Direction::Out, source_placed, &fifo.to_stream);
+        let source = self.channel(
+            index,
+            fifo.producer,
+            Direction::Out,
+            source_placed,
+            &fifo.to_stream,
+        );
         let mut destinations = Vec::new();
         for (at, &tile) in fifo.consumers.iter().enumerate() {
-            let at_links_tile = linked(Port::Consume).filter(|placed| self.pools[placed.pool].tile == tile);
+            let at_links_tile =
+                linked(Port::Consume).filter(|placed| self.pools[placed.pool].tile == tile);
             let placed = if shim(tile) {
                 None
             } else {
@@ -314,7 +319,13 @@ impl Allocation {
                     placed
                 }))
             };
-            destinations.push(self.channel(index, tile, Direction::In, placed, &fifo.from_stream[at]));
+            destinations.push(self.channel(
+                index,
+                tile,
+                Direction::In,
+                placed,
+                &fifo.from_stream[at],
+            ));
         }
         self.streams.push(Stream {
             fifo: index,

@@ -6,9 +6,9 @@
 
 use crate::module::{Diagnostics, context, context_for_definitions};
 use melior::ir::Module;
+use melior::ir::RegionLike;
 use melior::ir::block::BlockLike;
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationPrintingFlags};
-use melior::ir::RegionLike;
 use melior::ir::{BlockRef, Location, RegionRef};
 
 const DEFINITION: &str = include_str!("../dialects/aie.irdl.mlir");
@@ -77,7 +77,10 @@ const NAMES: [(&str, &str); 10] = [
     ("aie.objectfifo.link", "aie.objectfifo_link"),
     ("aie.objectfifo.acquire", "aie.objectfifo_acquire"),
     ("aie.objectfifo.release", "aie.objectfifo_release"),
-    ("aie.objectfifo.subview.access", "aie.objectfifo_subview_access"),
+    (
+        "aie.objectfifo.subview.access",
+        "aie.objectfifo_subview_access",
+    ),
     ("aiex.runtime_sequence", "aie.runtime_sequence"),
     ("aiex.npu.dma_memcpy_nd", "aiex.npu_dma_memcpy_nd"),
     ("aiex.npu.dma_wait", "aiex.npu_dma_wait"),

@@ -4,10 +4,12 @@
 //! `mlir`: `aie` builds ops of the AIE dialects, `design` the designs, `module` reads a module's text back,
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
+#[cfg(feature = "mlir")]
+pub mod allocation;
 pub mod array;
 #[cfg(feature = "mlir")]
 pub mod irdl;
 #[cfg(feature = "mlir")]
 pub mod module;
 #[cfg(feature = "mlir")]
-pub mod allocation;
+pub mod simulator;

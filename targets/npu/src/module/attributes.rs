@@ -94,13 +94,7 @@ fn pattern_list(text: &str) -> Option<Pattern> {
 pub fn projection(text: &str) -> Option<(usize, Spread)> {
     let inner = text.strip_prefix("affine_map<")?.strip_suffix('>')?;
     let (inputs, results) = inner.split_once("->")?;
-    let inputs: Vec<&str> = list(
-        inputs
-            .trim()
-            .strip_prefix('(')?
-            .strip_suffix(')')?,
-    )
-    .collect();
+    let inputs: Vec<&str> = list(inputs.trim().strip_prefix('(')?.strip_suffix(')')?).collect();
     let results = results.trim().strip_prefix('(')?.strip_suffix(')')?;
     let spread = list(results)
         .map(|result| {
@@ -247,7 +241,10 @@ mod tests {
     fn constants_read_in_every_spelling() {
         let lanes = |text| constant(text).map(|constant| constant.lanes);
         assert_eq!(lanes("dense<-1> : vector<3xi8>"), Some(vec![-1, -1, -1]));
-        assert_eq!(lanes("dense<[[1, 2], [3, 4]]> : vector<2x2xi32>"), Some(vec![1, 2, 3, 4]));
+        assert_eq!(
+            lanes("dense<[[1, 2], [3, 4]]> : vector<2x2xi32>"),
+            Some(vec![1, 2, 3, 4])
+        );
         assert_eq!(lanes("dense<\"0x01FF\"> : vector<2xi8>"), Some(vec![1, -1]));
         assert_eq!(lanes("255 : i8"), Some(vec![-1]));
         assert_eq!(lanes("true"), Some(vec![-1]));

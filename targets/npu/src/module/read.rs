@@ -4,9 +4,9 @@ use super::attributes as text;
 use super::body::Capture;
 use super::read_core;
 use super::*;
+use melior::ir::RegionLike;
 use melior::ir::block::BlockLike;
 use melior::ir::operation::{OperationLike, OperationRef};
-use melior::ir::RegionLike;
 use melior::ir::{BlockRef, ValueLike};
 use std::collections::HashMap;
 
@@ -310,7 +310,8 @@ fn device_op(op: &Reader, module: &mut Module, scope: &mut Scope) -> Result<(), 
                 .is_none();
             module.functions.push(Function {
                 name: op.symbol_name()?,
-                link_with: op.optional("link_with", |name| text::string(name).map(str::to_owned))?,
+                link_with: op
+                    .optional("link_with", |name| text::string(name).map(str::to_owned))?,
                 body: if declared {
                     None
                 } else {
@@ -481,7 +482,11 @@ fn sequence(op: &Reader, module: &Module, scope: &Scope) -> Result<Sequence, Mod
             }
             "aiex.set_lock" => {
                 step.only(&["value"])?;
-                let lock = match step.operands().first().and_then(|key| scope.values.get(key)) {
+                let lock = match step
+                    .operands()
+                    .first()
+                    .and_then(|key| scope.values.get(key))
+                {
                     Some(Known::Captured(Capture::Lock(lock), _)) => *lock,
                     Some(_) | None => return Err(step.malformed("names no lock")),
                 };

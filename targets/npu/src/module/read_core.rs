@@ -4,9 +4,9 @@ use super::attributes as text;
 use super::body::*;
 use super::read::{Known, Reader, Scope, fifo_named, key_of, ops};
 use super::{MemRef, ModuleError, Port, Type};
+use melior::ir::RegionLike;
 use melior::ir::block::BlockLike;
 use melior::ir::operation::OperationLike;
-use melior::ir::RegionLike;
 use melior::ir::{BlockRef, ValueLike};
 use std::collections::HashMap;
 
@@ -63,9 +63,7 @@ impl BodyReader<'_> {
             return Err(op.malformed("takes a value from outside the program"));
         };
         // A lock has no type of its own; nothing but locking looks at it.
-        let ty = ty
-            .clone()
-            .unwrap_or(Type::Scalar(super::Scalar::Index));
+        let ty = ty.clone().unwrap_or(Type::Scalar(super::Scalar::Index));
         let id = self.define(key, ty);
         self.body.captures.push((id, capture.clone()));
         Ok(id)
@@ -210,7 +208,12 @@ fn kind(
             }
         }
         "vector.extractelement" | "vector.insertelement" => {
-            let dynamic = operands.len() == if op.name.ends_with("ertelement") { 3 } else { 2 };
+            let dynamic = operands.len()
+                == if op.name.ends_with("ertelement") {
+                    3
+                } else {
+                    2
+                };
             if !dynamic {
                 return Err(unsupported("an element of a vector without dimensions"));
             }
@@ -404,7 +407,9 @@ fn float_compare(value: &str) -> Option<FloatCompare> {
         false, false, false, false, true, true, true, true, false, false, false, true, true, true,
         false, true,
     ];
-    let at = usize::try_from(text::int(value)?).ok().filter(|at| *at < 16)?;
+    let at = usize::try_from(text::int(value)?)
+        .ok()
+        .filter(|at| *at < 16)?;
     Some(FloatCompare {
         equal: EQ[at],
         greater: GREATER[at],
@@ -416,10 +421,7 @@ fn float_compare(value: &str) -> Option<FloatCompare> {
 fn reduction(value: &str) -> Option<Reduction> {
     use Reduction::*;
     Some(
-        match value
-            .strip_prefix("#vector.kind<")?
-            .strip_suffix('>')?
-        {
+        match value.strip_prefix("#vector.kind<")?.strip_suffix('>')? {
             "add" => Add,
             "mul" => Mul,
             "minsi" => MinSigned,
