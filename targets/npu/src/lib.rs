@@ -6,11 +6,19 @@
 
 #[cfg(feature = "mlir")]
 pub mod aie;
+#[cfg(feature = "mlir")]
+pub mod allocation;
 pub mod array;
 pub mod cost;
 #[cfg(feature = "mlir")]
 pub mod design;
 #[cfg(feature = "mlir")]
+pub mod irdl;
+#[cfg(feature = "mlir")]
 pub mod mlir;
 #[cfg(feature = "mlir")]
+pub mod module;
+#[cfg(feature = "mlir")]
 pub mod regions;
+#[cfg(feature = "mlir")]
+pub mod simulator;

@@ -275,8 +275,15 @@ impl Linear {
         u64::from((self.passes(shape.depth) + 1) * self.tile.depth)
     }
 
-    /// Bytes of the results of a shape, `[tokens/8][outputs, padded to 16][8]` bfloat16.
+    /// Bytes of the results' buffer of a shape: `[tokens/8][outputs, padded to 16][8]` bfloat16, and behind them spare
+    /// room for rows that are computed twice.
     pub fn result_bytes(&self, array: &Array, shape: Shape) -> u64 {
+        let tokens = u64::from(self.padded_tokens(array, shape));
+        let spare = tokens * u64::from(self.tile.outputs * array.columns) * 2;
+        self.first_spare_byte(array, shape) + spare
+    }
+
+    fn first_spare_byte(&self, array: &Array, shape: Shape) -> u64 {
         u64::from(self.padded_tokens(array, shape)) * u64::from(padded_outputs(shape)) * 2
     }
 

@@ -23,7 +23,7 @@ const RESULTS: usize = 3;
 /// Descriptors of a shim: of units, of results, of activations.
 const UNIT_DESCRIPTORS: u32 = 0;
 const RESULT_DESCRIPTORS: u32 = UNIT_DESCRIPTORS + 2 * UNDER_WAY;
-const ACTIVATION_DESCRIPTORS: u32 = RESULT_DESCRIPTORS + UNDER_WAY;
+const ACTIVATION_DESCRIPTORS: u32 = RESULT_DESCRIPTORS + 2 * UNDER_WAY;
 
 /// A shape's transfers.
 pub(super) struct Schedule<'d> {
@@ -117,9 +117,13 @@ impl Schedule<'_> {
     /// The first row of a column's block. A last block that would reach past the matrix begins earlier, and computes
     /// some rows again.
     fn first_row(&self, block: u32, column: u32) -> u64 {
-        let outputs = self.design.tile.outputs;
-        let row = (block * self.array.columns + column) * outputs;
-        u64::from(row.min(padded_outputs(self.shape) - outputs))
+        let last = padded_outputs(self.shape) - self.design.tile.outputs;
+        self.wanted_row(block, column).min(u64::from(last))
+    }
+
+    /// The first row that no block before computes, which may be none of the matrix's.
+    fn wanted_row(&self, block: u32, column: u32) -> u64 {
+        u64::from((block * self.array.columns + column) * self.design.tile.outputs)
     }
 
     fn activations(
@@ -210,32 +214,50 @@ impl Schedule<'_> {
         }
     }
 
-    /// Where a block's results go, all columns.
+    /// Where a block's results go, all columns. Rows that are computed again go behind the results: two transfers under
+    /// way must not write the same place.
     fn results(&self, sequence: &Sequence<'_, '_>, token_block: u32, block: u32, number: u32) {
         // A feature of a panel: 8 tokens in bfloat16.
         let feature_words = u64::from(PANEL * 2 / 4);
         let panel_words = u64::from(padded_outputs(self.shape)) * feature_words;
-        let block_words = u64::from(BLOCK_ROWS) * feature_words;
+        let sixteen_words = u64::from(BLOCK_ROWS) * feature_words;
         let pairs = self.design.pairs(self.array, self.shape);
         let panels = u64::from(pairs * self.array.core_rows * PAIR / PANEL);
+        let sixteens = u64::from(self.design.tile.outputs / BLOCK_ROWS);
+        let behind = self.design.first_spare_byte(self.array, self.shape) / 4;
         for column in 0..self.array.columns {
-            sequence.start(&Transfer {
-                buffer: RESULTS,
-                fifo: self.streams.results[column as usize].1.name.clone(),
-                descriptor: RESULT_DESCRIPTORS + number,
-                offset_words: u64::from(token_block) * panels * panel_words
-                    + self.first_row(block, column) * feature_words,
-                walk: [
-                    (1, 0),
-                    (
-                        u64::from(self.design.tile.outputs / BLOCK_ROWS),
-                        block_words,
-                    ),
-                    (panels, panel_words),
-                    (block_words, 1),
-                ],
-                is_awaited: true,
-            });
+            let first_row = self.first_row(block, column);
+            let again = self.wanted_row(block, column) - first_row;
+            let again = (again / u64::from(BLOCK_ROWS)).min(sixteens);
+            let spare = u64::from(token_block * self.array.columns + column) * sixteens;
+            let parts = [
+                (
+                    again,
+                    behind + spare * panels * sixteen_words,
+                    [panels * sixteen_words, sixteen_words],
+                ),
+                (
+                    sixteens - again,
+                    u64::from(token_block) * panels * panel_words
+                        + first_row * feature_words
+                        + again * sixteen_words,
+                    [sixteen_words, panel_words],
+                ),
+            ];
+            let last = if again == sixteens { 0 } else { 1 };
+            for (part, (count, offset_words, [step, panel])) in parts.into_iter().enumerate() {
+                if count == 0 {
+                    continue;
+                }
+                sequence.start(&Transfer {
+                    buffer: RESULTS,
+                    fifo: self.streams.results[column as usize].1.name.clone(),
+                    descriptor: RESULT_DESCRIPTORS + 2 * number + part as u32,
+                    offset_words,
+                    walk: [(1, 0), (count, step), (panels, panel), (sixteen_words, 1)],
+                    is_awaited: part == last,
+                });
+            }
         }
     }
 }

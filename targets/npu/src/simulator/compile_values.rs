@@ -1,0 +1,802 @@
+//! Compiles ops on values: arithmetic, conversions, and the vector dialect.
+
+use super::SimulationError;
+use super::compile::{Compiler, Frame, Place, is_wide};
+use super::program::*;
+use crate::module::{Contraction, Op, OpKind, Reduction, Scalar, Type};
+
+impl<'m> Compiler<'m> {
+    fn word(&self, frame: &Frame, op: &Op, operand: usize) -> Result<Word, SimulationError> {
+        match op.operands.get(operand).map(|value| frame.places[*value]) {
+            Some(Place::Words(word)) => Ok(word),
+            _ => Err(self.unsupported(op, "an operand of this type")),
+        }
+    }
+
+    fn wide_of(&self, frame: &Frame, op: &Op, operand: usize) -> Result<Wide, SimulationError> {
+        match op.operands.get(operand).map(|value| frame.places[*value]) {
+            Some(Place::Wide(register)) => Ok(register),
+            _ => Err(self.unsupported(op, "an operand of this type")),
+        }
+    }
+
+    /// Charges an op on a vector, or on a scalar that is no index: addresses run beside everything else.
+    fn charge_vector(&mut self, ty: &Type) {
+        let bits = ty.element().map_or(0, Scalar::bits) as usize * ty.lanes();
+        match ty {
+            Type::Vector { .. } => {
+                // The vector unit works on 512 bits.
+                let count = bits.div_ceil(512).max(1) as u64;
+                self.charge(|cost| cost.vector += 16 * count);
+            }
+            Type::Scalar(Scalar::Index) => {}
+            Type::Scalar(_) | Type::Memory(_) | Type::Subview(_) => {
+                self.charge(|cost| cost.scalar += 16);
+            }
+        }
+    }
+
+    /// Compiles an op that makes values of values.
+    pub(super) fn value(
+        &mut self,
+        frame: &mut Frame<'m>,
+        op: &'m Op,
+    ) -> Result<(), SimulationError> {
+        let Some(&result) = op.results.first() else {
+            return Err(self.unsupported(op, "an op without results"));
+        };
+        let body = frame.body;
+        let ty = &body.values[result];
+        let element = ty
+            .element()
+            .ok_or_else(|| self.unsupported(op, "a result of this type"))?;
+        if matches!(ty, Type::Vector { .. }) && is_wide(element) {
+            return Err(self.unsupported(op, format!("a vector of {element}")));
+        }
+        let n = ty.lanes() as u32;
+        let shift = 32 - element.bits().min(32);
+        let operand_type = op.operands.first().map(|value| &body.values[*value]);
+        let operand_element = operand_type.and_then(Type::element).unwrap_or(element);
+        let operand_shift = 32 - operand_element.bits().min(32);
+        let wide_result = is_wide(element);
+        let wide_operand = is_wide(operand_element);
+
+        // What changes no word.
+        let same = match &op.kind {
+            OpKind::ShapeCast | OpKind::ExtendFloat => true,
+            OpKind::ExtendSigned => wide_result == wide_operand,
+            OpKind::Bitcast => operand_element == element,
+            OpKind::Broadcast => {
+                operand_type.is_some_and(|from| from.lanes() == ty.lanes())
+                    && wide_result == wide_operand
+            }
+            OpKind::Extract { position } => position.is_empty(),
+            _ => false,
+        };
+        if same {
+            frame.places[result] = frame.places[op.operands[0]];
+            if element.bits() >= frame.bits[op.operands[0]] {
+                frame.bits[result] = frame.bits[op.operands[0]];
+            }
+            return Ok(());
+        }
+        if let OpKind::Constant(constant) = &op.kind {
+            frame.places[result] = self.constant(ty, constant);
+            return Ok(());
+        }
+        if !matches!(op.kind, OpKind::Contract(_)) {
+            self.charge_vector(ty);
+        }
+        if wide_result
+            || (wide_operand && !matches!(op.kind, OpKind::Extract { .. } | OpKind::Select))
+        {
+            return self.wide_value(frame, op, result, element, operand_element);
+        }
+        if let OpKind::Deinterleave = op.kind {
+            return self.deinterleave(frame, op);
+        }
+        // Operands that are found in front of the result.
+        let d = |compiler: &mut Self, frame: &mut Frame| {
+            let d = compiler.words(n as usize);
+            frame.places[result] = Place::Words(d);
+            d
+        };
+        match &op.kind {
+            OpKind::IntBinary(kind) => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let d = d(self, frame);
+                self.emit(Instr::IntBinary {
+                    op: *kind,
+                    d,
+                    a,
+                    b,
+                    n,
+                    shift,
+                });
+            }
+            OpKind::FloatBinary(kind) => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let d = d(self, frame);
+                self.emit(Instr::FloatBinary {
+                    op: *kind,
+                    d,
+                    a,
+                    b,
+                    n,
+                });
+                self.round(element, d, n);
+            }
+            OpKind::Math(function) => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::Math {
+                    function: *function,
+                    d,
+                    a,
+                    n,
+                });
+                self.round(element, d, n);
+            }
+            OpKind::Fma => {
+                let (a, b, c) = (
+                    self.word(frame, op, 0)?,
+                    self.word(frame, op, 1)?,
+                    self.word(frame, op, 2)?,
+                );
+                let d = d(self, frame);
+                self.emit(Instr::Fma { d, a, b, c, n });
+                self.round(element, d, n);
+            }
+            OpKind::AbsInt => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::AbsInt { d, a, n, shift });
+            }
+            OpKind::Compare(compare) => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let d = d(self, frame);
+                self.emit(Instr::IntCompare {
+                    compare: *compare,
+                    d,
+                    a,
+                    b,
+                    n,
+                });
+            }
+            OpKind::FloatCompare(compare) => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let d = d(self, frame);
+                self.emit(Instr::FloatCompare {
+                    compare: *compare,
+                    d,
+                    a,
+                    b,
+                    n,
+                });
+            }
+            OpKind::Select => {
+                let (c, a, b) = (
+                    self.word(frame, op, 0)?,
+                    self.word(frame, op, 1)?,
+                    self.word(frame, op, 2)?,
+                );
+                let one = matches!(operand_type, Some(Type::Scalar(_)));
+                let d = d(self, frame);
+                self.emit(if one {
+                    Instr::SelectAll { d, c, a, b, n }
+                } else {
+                    Instr::Select { d, c, a, b, n }
+                });
+            }
+            OpKind::ExtendUnsigned => {
+                let a = self.word(frame, op, 0)?;
+                let bits = frame.bits[op.operands[0]];
+                let d = d(self, frame);
+                frame.bits[result] = (operand_element.bits().min(bits) + 1).min(32);
+                self.emit(Instr::ExtendUnsigned {
+                    d,
+                    a,
+                    n,
+                    shift: operand_shift,
+                });
+            }
+            OpKind::Truncate => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::Truncate { d, a, n, shift });
+            }
+            OpKind::IntToFloat { signed } => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::IntToFloat {
+                    d,
+                    a,
+                    n,
+                    signed: *signed,
+                    shift: operand_shift,
+                });
+                self.round(element, d, n);
+            }
+            OpKind::FloatToInt { signed } => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::FloatToInt {
+                    d,
+                    a,
+                    n,
+                    signed: *signed,
+                    shift,
+                });
+            }
+            OpKind::TruncateFloat => {
+                let a = self.word(frame, op, 0)?;
+                let d = d(self, frame);
+                self.emit(Instr::Copy { d, a, n });
+                self.round(element, d, n);
+            }
+            OpKind::Bitcast => {
+                let a = self.word(frame, op, 0)?;
+                let from_lanes = operand_type.map_or(0, Type::lanes) as u32;
+                let d = d(self, frame);
+                self.emit(Instr::Bitcast {
+                    d,
+                    a,
+                    from: operand_element,
+                    to: element,
+                    from_lanes,
+                    to_lanes: n,
+                });
+            }
+            OpKind::Broadcast => {
+                let a = self.word(frame, op, 0)?;
+                let from = operand_type.map_or(&[][..], Type::shape);
+                let bits = frame.bits[op.operands[0]];
+                let from_lanes = operand_type.map_or(1, Type::lanes) as u32;
+                let stretched = from
+                    .iter()
+                    .zip(&ty.shape()[ty.shape().len() - from.len()..])
+                    .any(|(from, to)| from != to);
+                let d = d(self, frame);
+                frame.bits[result] = bits;
+                if stretched {
+                    let gather = stretch(from, ty.shape());
+                    self.emit(Instr::Gather { d, a, from: gather });
+                } else {
+                    self.emit(Instr::Fill {
+                        d,
+                        a,
+                        n: from_lanes,
+                        count: n,
+                    });
+                }
+            }
+            OpKind::FromElements => {
+                let from = (0..op.operands.len())
+                    .map(|operand| self.word(frame, op, operand))
+                    .collect::<Result<_, _>>()?;
+                let d = d(self, frame);
+                self.emit(Instr::Collect { d, from });
+            }
+            OpKind::Transpose { permutation } => {
+                let a = self.word(frame, op, 0)?;
+                let bits = frame.bits[op.operands[0]];
+                let from = operand_type.map_or(&[][..], Type::shape);
+                if permutation.len() != from.len() {
+                    return Err(self.unsupported(op, "such a permutation"));
+                }
+                let strides = strides(from);
+                let moved: Vec<usize> = permutation.iter().map(|dim| strides[*dim]).collect();
+                let from = positions(ty.shape(), &moved);
+                let d = d(self, frame);
+                frame.bits[result] = bits;
+                self.emit(Instr::Gather { d, a, from });
+            }
+            OpKind::Extract { position } => self.extract(frame, op, result, position)?,
+            OpKind::Insert { position } => {
+                let (b, a) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let (base, terms) = self.position(frame, op, 2, position, ty.shape())?;
+                let count = operand_type.map_or(1, Type::lanes) as u32;
+                let d = d(self, frame);
+                if terms.is_empty() {
+                    let rows = Box::new([base]);
+                    self.emit(Instr::Replace {
+                        d,
+                        a,
+                        n,
+                        b,
+                        rows,
+                        row: count,
+                    });
+                } else {
+                    self.emit(Instr::InsertAt {
+                        d,
+                        a,
+                        n,
+                        b,
+                        base,
+                        terms,
+                        count,
+                    });
+                }
+            }
+            OpKind::Shuffle { mask } => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let from = operand_type.map_or(&[][..], Type::shape);
+                let row = from.get(1..).unwrap_or(&[]).iter().product::<i64>().max(1);
+                let words = mask
+                    .iter()
+                    .flat_map(|at| (0..row).map(move |word| (at.max(&0) * row + word) as u32))
+                    .collect();
+                let first = operand_type.map_or(0, Type::lanes) as u32;
+                let d = d(self, frame);
+                self.emit(Instr::Gather2 {
+                    d,
+                    a,
+                    b,
+                    n: first,
+                    from: words,
+                });
+            }
+            OpKind::Interleave => {
+                let (a, b) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let half = n / 2;
+                let from = (0..n).map(|at| at / 2 + (at % 2) * half).collect();
+                let d = d(self, frame);
+                self.emit(Instr::Gather2 {
+                    d,
+                    a,
+                    b,
+                    n: half,
+                    from,
+                });
+            }
+            OpKind::ExtractSlice { offsets } => {
+                let a = self.word(frame, op, 0)?;
+                let bits = frame.bits[op.operands[0]];
+                let strides = strides(operand_type.map_or(&[][..], Type::shape));
+                let base: usize = offsets
+                    .iter()
+                    .zip(&strides)
+                    .map(|(at, stride)| *at as usize * stride)
+                    .sum();
+                let from = positions(ty.shape(), &strides)
+                    .iter()
+                    .map(|at| at + base as u32)
+                    .collect();
+                let d = d(self, frame);
+                frame.bits[result] = bits;
+                self.emit(Instr::Gather { d, a, from });
+            }
+            OpKind::InsertSlice { offsets } => {
+                let (b, a) = (self.word(frame, op, 0)?, self.word(frame, op, 1)?);
+                let strides = strides(ty.shape());
+                let source = operand_type.map_or(&[][..], Type::shape);
+                let base: usize = offsets
+                    .iter()
+                    .zip(&strides)
+                    .map(|(at, stride)| *at as usize * stride)
+                    .sum();
+                let (row, outer) = source.split_last().unwrap_or((&1, &[]));
+                let from = strides.len() - source.len();
+                let rows = positions(outer, &strides[from..])
+                    .iter()
+                    .map(|at| at + base as u32)
+                    .collect();
+                let row = *row as u32;
+                let d = d(self, frame);
+                self.emit(Instr::Replace {
+                    d,
+                    a,
+                    n,
+                    b,
+                    rows,
+                    row,
+                });
+            }
+            OpKind::Contract(contraction) => self.contract(frame, op, result, contraction)?,
+            OpKind::Reduce { kind, dimensions } => {
+                let a = self.word(frame, op, 0)?;
+                let c = if op.operands.len() > 1 {
+                    Some(self.word(frame, op, 1)?)
+                } else {
+                    None
+                };
+                let from = operand_type.map_or(&[][..], Type::shape);
+                // Words of the result that each word of the operand goes into.
+                let kept: Vec<usize> = (0..from.len())
+                    .filter(|dim| !dimensions.contains(dim))
+                    .collect();
+                let kept_shape: Vec<i64> = kept.iter().map(|dim| from[*dim]).collect();
+                let kept_strides = strides(&kept_shape);
+                let mut into_strides = vec![0; from.len()];
+                for (dim, stride) in kept.iter().zip(&kept_strides) {
+                    into_strides[*dim] = *stride;
+                }
+                let into = positions(from, &into_strides);
+                // A tree of halves: a few instructions a halving.
+                let steps = u64::from(into.len().next_power_of_two().trailing_zeros());
+                self.charge(|cost| cost.vector += 16 * steps);
+                let float = element.is_float();
+                let d = d(self, frame);
+                self.emit(Instr::Reduce {
+                    d,
+                    a,
+                    c,
+                    n,
+                    into,
+                    kind: *kind,
+                    float,
+                    shift,
+                });
+                self.round(element, d, n);
+            }
+            OpKind::Step => return Err(self.unsupported(op, "a vector of indices")),
+            OpKind::Constant(_)
+            | OpKind::ShapeCast
+            | OpKind::ExtendFloat
+            | OpKind::ExtendSigned
+            | OpKind::Deinterleave
+            | OpKind::For
+            | OpKind::If
+            | OpKind::While
+            | OpKind::Condition
+            | OpKind::Yield
+            | OpKind::Return
+            | OpKind::End
+            | OpKind::Call { .. }
+            | OpKind::Allocate
+            | OpKind::Load
+            | OpKind::Store
+            | OpKind::Subview { .. }
+            | OpKind::MemoryCast { .. }
+            | OpKind::ByteView
+            | OpKind::SameMemory
+            | OpKind::VectorLoad { .. }
+            | OpKind::VectorStore { .. }
+            | OpKind::Acquire { .. }
+            | OpKind::Access { .. }
+            | OpKind::Release { .. }
+            | OpKind::UseLock { .. } => return Err(self.unsupported(op, "a use like this")),
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, element: Scalar, d: Word, n: u32) {
+        if element == Scalar::Bf16 {
+            self.emit(Instr::RoundBf16 { d, n });
+        }
+    }
+
+    /// Ops that take or give a wide register.
+    fn wide_value(
+        &mut self,
+        frame: &mut Frame<'m>,
+        op: &'m Op,
+        result: usize,
+        element: Scalar,
+        operand_element: Scalar,
+    ) -> Result<(), SimulationError> {
+        let place = match &op.kind {
+            OpKind::IntBinary(kind) => {
+                let (a, b) = (self.wide_of(frame, op, 0)?, self.wide_of(frame, op, 1)?);
+                let d = self.wide();
+                self.emit(Instr::WideBinary { op: *kind, d, a, b });
+                Place::Wide(d)
+            }
+            OpKind::Compare(compare) => {
+                let (a, b) = (self.wide_of(frame, op, 0)?, self.wide_of(frame, op, 1)?);
+                let d = self.words(1);
+                self.emit(Instr::WideCompare {
+                    compare: *compare,
+                    d,
+                    a,
+                    b,
+                });
+                Place::Words(d)
+            }
+            OpKind::Select => {
+                let condition = self.word(frame, op, 0)?;
+                let (a, b) = (self.wide_of(frame, op, 1)?, self.wide_of(frame, op, 2)?);
+                let d = self.wide();
+                self.emit(Instr::WideSelect { d, condition, a, b });
+                Place::Wide(d)
+            }
+            OpKind::ExtendSigned | OpKind::ExtendUnsigned if is_wide(element) => {
+                if is_wide(operand_element) {
+                    // An index and an integer of 64 bits are the same.
+                    frame.places[op.operands[0]]
+                } else {
+                    let a = self.word(frame, op, 0)?;
+                    let mask = match op.kind {
+                        OpKind::ExtendUnsigned => u64::MAX >> (64 - operand_element.bits()),
+                        _ => u64::MAX,
+                    };
+                    let d = self.wide();
+                    self.emit(Instr::WideFromWord { d, a, mask });
+                    Place::Wide(d)
+                }
+            }
+            // A cast of an index to something narrower keeps the low bits.
+            OpKind::ExtendSigned | OpKind::ExtendUnsigned | OpKind::Truncate
+                if !is_wide(element) =>
+            {
+                let a = self.wide_of(frame, op, 0)?;
+                let d = self.words(1);
+                let shift = 32 - element.bits();
+                self.emit(Instr::WordFromWide { d, a, shift });
+                Place::Words(d)
+            }
+            OpKind::IntToFloat { signed } => {
+                let a = self.wide_of(frame, op, 0)?;
+                let d = self.words(1);
+                self.emit(Instr::WideToFloat {
+                    d,
+                    a,
+                    signed: *signed,
+                });
+                self.round(element, d, 1);
+                Place::Words(d)
+            }
+            OpKind::FloatToInt { signed } => {
+                let a = self.word(frame, op, 0)?;
+                let d = self.wide();
+                self.emit(Instr::FloatToWide {
+                    d,
+                    a,
+                    signed: *signed,
+                });
+                Place::Wide(d)
+            }
+            _ => return Err(self.unsupported(op, format!("{operand_element} and {element} here"))),
+        };
+        frame.places[result] = place;
+        Ok(())
+    }
+
+    /// Position in a vector: what is constant of it, and registers with their factors and limits.
+    fn position(
+        &mut self,
+        frame: &Frame,
+        op: &Op,
+        behind: usize,
+        position: &[Option<i64>],
+        shape: &[i64],
+    ) -> Result<(u32, Box<[(Wide, u32, u32)]>), SimulationError> {
+        let strides = strides(shape);
+        let mut base = 0;
+        let mut terms = Vec::new();
+        let mut next = behind;
+        for (dim, at) in position.iter().enumerate() {
+            let (Some(stride), Some(size)) = (strides.get(dim), shape.get(dim)) else {
+                return Err(self.unsupported(op, "a position of more dimensions than the vector's"));
+            };
+            match at {
+                Some(at) => base += *at as u32 * *stride as u32,
+                None => {
+                    let register = match op.operands.get(next).map(|value| frame.places[*value]) {
+                        Some(Place::Wide(register)) => register,
+                        Some(Place::Words(a)) => {
+                            let d = self.wide();
+                            self.emit(Instr::WideFromWord {
+                                d,
+                                a,
+                                mask: u64::MAX,
+                            });
+                            d
+                        }
+                        _ => return Err(self.unsupported(op, "such a position")),
+                    };
+                    next += 1;
+                    terms.push((register, *stride as u32, *size as u32));
+                }
+            }
+        }
+        Ok((base, terms.into()))
+    }
+
+    fn extract(
+        &mut self,
+        frame: &mut Frame<'m>,
+        op: &'m Op,
+        result: usize,
+        position: &[Option<i64>],
+    ) -> Result<(), SimulationError> {
+        let a = self.word(frame, op, 0)?;
+        let shape = frame.body.values[op.operands[0]].shape();
+        let n = frame.body.values[result].lanes() as u32;
+        let (base, terms) = self.position(frame, op, 1, position, shape)?;
+        let bits = frame.bits[op.operands[0]];
+        let d = self.words(n as usize);
+        frame.places[result] = Place::Words(d);
+        frame.bits[result] = bits;
+        if terms.is_empty() {
+            self.emit(Instr::Copy { d, a: a + base, n });
+        } else {
+            self.emit(Instr::ExtractAt {
+                d,
+                a,
+                base,
+                terms,
+                n,
+            });
+        }
+        Ok(())
+    }
+
+    fn deinterleave(&mut self, frame: &mut Frame<'m>, op: &'m Op) -> Result<(), SimulationError> {
+        let a = self.word(frame, op, 0)?;
+        for (odd, &result) in op.results.iter().enumerate() {
+            let n = frame.body.values[result].lanes() as u32;
+            let from = (0..n).map(|at| 2 * at + odd as u32).collect();
+            let d = self.words(n as usize);
+            frame.places[result] = Place::Words(d);
+            self.emit(Instr::Gather { d, a, from });
+        }
+        Ok(())
+    }
+
+    fn contract(
+        &mut self,
+        frame: &mut Frame<'m>,
+        op: &'m Op,
+        result: usize,
+        contraction: &Contraction,
+    ) -> Result<(), SimulationError> {
+        let (a, b, c) = (
+            self.word(frame, op, 0)?,
+            self.word(frame, op, 1)?,
+            self.word(frame, op, 2)?,
+        );
+        let ty = |operand: usize| &frame.body.values[op.operands[operand]];
+        let (left, right, sum) = (ty(0).shape(), ty(1).shape(), ty(2).shape());
+        let element = ty(2).element().unwrap_or(Scalar::F32);
+        let mut sizes = vec![1i64; contraction.loops];
+        for (loops, shape) in [
+            (&contraction.left, left),
+            (&contraction.right, right),
+            (&contraction.accumulator, sum),
+        ] {
+            if loops.len() != shape.len() || loops.iter().any(|at| *at >= sizes.len()) {
+                return Err(self.unsupported(op, "such maps"));
+            }
+            for (at, size) in loops.iter().zip(shape) {
+                sizes[*at] = *size;
+            }
+        }
+        let steps: i64 = sizes.iter().product();
+        let reduced: i64 = (0..sizes.len())
+            .filter(|at| !contraction.accumulator.contains(at))
+            .map(|at| sizes[at])
+            .product();
+        let float = element.is_float();
+        let bits = frame.bits[op.operands[0]].max(frame.bits[op.operands[1]]);
+        self.charge_matrix(ty(0).element(), bits, float, steps as u64);
+        let small = !float && element.bits() == 32 && bits <= 9 && reduced <= 32;
+        let kind = match element {
+            Scalar::Bf16 => ProductKind::Bf16,
+            Scalar::F32 => ProductKind::Float,
+            Scalar::Int(_) | Scalar::Index if small => ProductKind::Small,
+            Scalar::Int(_) | Scalar::Index => ProductKind::Int(32 - element.bits().min(32)),
+        };
+        let n = frame.body.values[result].lanes() as u32;
+        // (m, k), (k, n) or (n, k), (m, n): what the matrix unit does.
+        let product = match (
+            contraction.left.as_slice(),
+            contraction.right.as_slice(),
+            contraction.accumulator.as_slice(),
+        ) {
+            (&[m, k], &[k2, n], &[m2, n2]) if (m, k, n) == (m2, k2, n2) => Some((m, k, n, false)),
+            (&[m, k], &[n, k2], &[m2, n2]) if (m, k, n) == (m2, k2, n2) => Some((m, k, n, true)),
+            _ => None,
+        }
+        .map(|(m, k, n, transposed)| Product {
+            m: sizes[m] as u32,
+            k: sizes[k] as u32,
+            n: sizes[n] as u32,
+            transposed,
+            kind,
+        })
+        .filter(|p| {
+            contraction.kind == Reduction::Add
+                && [p.m * p.k, p.k * p.n, p.m * p.n]
+                    .iter()
+                    .all(|lanes| *lanes as usize <= super::lanes::MATRIX_LANES)
+        });
+        let d = self.words(n as usize);
+        frame.places[result] = Place::Words(d);
+        if let Some(product) = product {
+            self.emit(Instr::Product {
+                d,
+                a,
+                b,
+                c,
+                product,
+            });
+            return Ok(());
+        }
+        if steps > 1 << 20 {
+            return Err(self.unsupported(op, "a contraction of this size"));
+        }
+        let along = |loops: &[usize], shape: &[i64]| {
+            let mut along = vec![0; sizes.len()];
+            for (at, stride) in loops.iter().zip(strides(shape)) {
+                along[*at] = stride;
+            }
+            positions(&sizes, &along)
+        };
+        let sums = along(&contraction.accumulator, sum);
+        let lefts = along(&contraction.left, left);
+        let rights = along(&contraction.right, right);
+        let steps = sums
+            .iter()
+            .zip(lefts.iter().zip(rights.iter()))
+            .map(|(sum, (left, right))| (*sum, *left, *right))
+            .collect();
+        self.emit(Instr::Contract {
+            d,
+            a,
+            b,
+            c,
+            n,
+            steps,
+            kind: contraction.kind,
+            arithmetic: kind,
+        });
+        Ok(())
+    }
+
+    /// Matrix instructions of a contraction of so many products.
+    fn charge_matrix(&mut self, element: Option<Scalar>, bits: u32, float: bool, products: u64) {
+        let operands = if float {
+            crate::array::Operands::Bf16
+        } else {
+            crate::array::Operands::I8
+        };
+        let mut rate = u64::from(self.array.matrix(operands).macs_per_cycle);
+        // Wider operands take as many passes as they have more bits.
+        if !float {
+            rate = rate * 8 / u64::from(bits.clamp(8, 32)).next_power_of_two().max(8);
+        } else if element == Some(Scalar::F32) && bits > 16 {
+            rate /= 8;
+        }
+        let count = products.div_ceil(rate.max(1));
+        self.charge(|cost| {
+            cost.matrix += 16 * count;
+            cost.counts.matrix += count;
+        });
+    }
+}
+
+/// Words from one index of each dimension to the next.
+fn strides(shape: &[i64]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for dim in (1..shape.len()).rev() {
+        strides[dim - 1] = strides[dim] * shape[dim].max(1) as usize;
+    }
+    strides
+}
+
+/// For each element of a shape, in order, where strides lead it.
+fn positions(shape: &[i64], strides: &[usize]) -> Box<[u32]> {
+    let dims: Vec<(i64, i64)> = shape
+        .iter()
+        .zip(strides)
+        .map(|(size, stride)| (*size, *stride as i64))
+        .collect();
+    super::memory::pieces(0, &dims, 1)
+        .flat_map(|(at, run)| (0..run as i64).map(move |word| (at + word) as u32))
+        .collect()
+}
+
+/// Where each element of a broadcast comes from.
+fn stretch(from: &[i64], to: &[i64]) -> Box<[u32]> {
+    let lead = to.len() - from.len();
+    let own = strides(from);
+    let along: Vec<usize> = (0..to.len())
+        .map(|dim| match dim.checked_sub(lead) {
+            Some(dim) if from[dim] != 1 => own[dim],
+            Some(_) | None => 0,
+        })
+        .collect();
+    positions(to, &along)
+}
