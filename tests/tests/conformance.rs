@@ -4,16 +4,17 @@
 //! in chunks past its window and past a ring of its cache, then token by token, for one sequence and for several.
 //! Logits of every token are compared with the interpreter's, which reads the very bytes of the bundle.
 
+use gembin_bundle::gpu::MatrixShape;
 use gembin_compiler::assemble::WeightTable;
 use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Quant};
 use gembin_compiler::reference::PackedWeights;
 use gembin_ir::interp::{Inputs, Interpreter};
 use gembin_passes::Stage;
-use gembin_runtime::drivers::vulkan::{CacheFolder, Variants, VulkanOptions};
+use gembin_runtime::drivers::vulkan::{CacheFolder, Gpu, Variants, VulkanOptions};
 use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_tests::random_model::{Random, RandomModel};
-use gembin_tests::{relative_l2, scratch_dir};
+use gembin_tests::{mesa, relative_l2, scratch_dir};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -376,6 +377,40 @@ fn vulkans_packed_dot_products_compute_the_same() {
     let mut cases = cases();
     cases.retain(|case| case.quant != Quant::None);
     conform("vulkan dot4", cases, &options, on_a_gpu);
+}
+
+/// Runs the variants on a kind of matrix units, by name, where the device has such units.
+///
+/// A device that has them must have the variants: the driver refuses a name that no kernel has. One that has none is
+/// told of: `make test` runs these tests once more on the Mesa that has them, and counts a line `skipped:` where that
+/// Mesa is not there either.
+fn conform_on_matrices(shape: MatrixShape, variant: &str, mut cases: Vec<Case>) {
+    let options = vulkan(Variants::Named(variant.into()));
+    let gpus = gembin_runtime::drivers::vulkan::gpus(&options.vulkan).expect("a Vulkan device");
+    let has_units = |gpu: &Gpu| {
+        let abilities = gpu.abilities.as_ref();
+        abilities.is_ok_and(|abilities| abilities.matrices.contains(&shape))
+    };
+    if !gpus.iter().any(has_units) {
+        mesa::tell_of_later(&format!(
+            "vulkan {variant}: no device here has its matrices"
+        ));
+        return;
+    }
+    cases.retain(|case| case.model.name != "wide");
+    conform(&format!("vulkan {variant}"), cases, &options, on_a_gpu);
+}
+
+#[test]
+fn vulkans_matrices_of_f16_compute_the_same() {
+    conform_on_matrices(MatrixShape::F16x8, "matrix8", cases());
+}
+
+#[test]
+fn vulkans_matrices_of_int8_compute_the_same() {
+    let mut cases = cases();
+    cases.retain(|case| case.quant != Quant::None);
+    conform_on_matrices(MatrixShape::I8x8, "int8-matrix8", cases);
 }
 
 #[test]

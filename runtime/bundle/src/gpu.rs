@@ -123,6 +123,8 @@ pub enum MatrixShape {
     I8x16,
     /// s8 x s8 + s32, 8 x 8 x 8.
     I8x8,
+    /// s8 x s8 + s32, 16 x 16 with 32 columns of the one by 32 rows of the other.
+    I8x16x32,
 }
 
 /// One dispatch.

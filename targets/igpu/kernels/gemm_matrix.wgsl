@@ -11,13 +11,17 @@ struct P { first_col: u32 }
 var<immediate> p: P;
 @group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> a_scale: array<f32>;
+{% if quantized %}
+// The same activations as int8, for other variants.
+@group(0) @binding(3) var<storage, read> a_int8: array<vec4<u32>>;
+{% endif %}
 // The same word of 4 neighbouring rows.
-@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding({{ 4 if quantized else 3 }}) var<storage, read> w: array<vec4<u32>>;
 {% if quantized %}
 // Scales of 4 neighbouring rows.
-@group(0) @binding(4) var<storage, read> w_scale: array<vec2<u32>>;
+@group(0) @binding(5) var<storage, read> w_scale: array<vec2<u32>>;
 {% endif %}
-@group(0) @binding({{ 5 if quantized else 4 }}) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
+@group(0) @binding({{ 6 if quantized else 4 }}) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
 
 // Tiles of a and w as f16, 8 values an element, rows padded by one element against bank conflicts; in the end the sums
 // as f32, 4 an element. The views' elements lie where this one's do.
@@ -194,69 +198,5 @@ fn main(
     }
 {% endif %}
 
-    workgroupBarrier();
-{% macro put(sum) %}
-        if (r < rows && col < {{ out_cols }}u) {
-            let scale = a_scale[r];
-{% if epilogue == "geglu" %}
-            let value = geglu({{ sum("at") }} * scale, {{ sum("at + 4u") }} * scale);
-{% elif epilogue == "softcap" %}
-            let value = softcap({{ sum("at") }} * scale);
-{% else %}
-            let value = {{ sum("at") }} * scale;
-{% endif %}
-{% if out_vectors %}
-            y[(r * {{ y_cols }}u + p.first_col + col) / 4u] = value;
-{% else %}
-            let to = r * {{ y_cols }}u + p.first_col + col;
-{% for c in range(4) %}
-            {{ "if (col + %du < %du) { "|format(c, out_cols) if c else "{ " }}y[to + {{ c }}u] = value.{{ "xyzw"[c] }}; }
-{% endfor %}
-{% endif %}
-        }
-{% endmacro %}
-{% macro sum_of_one(at) %}bitcast<vec4<f32>>(tile[{{ at }}]){% endmacro %}
-{% macro sum_of_slices(at) %}({% for s in range(slices) %}{{ " + " if s else "" }}bitcast<vec4<f32>>(tile[{{ at }}{{ " + %du"|format(s * tile_m * (tile_n // 4 + 1)) if s else "" }}]){% endfor %}){% endmacro %}
-{% if whole %}
-    // The sums go through workgroup memory.
-{% set sums_row = tile_n // 4 + 1 %}
-{% set out_tile = tile_n // 2 if epilogue == "geglu" else tile_n %}
-    let sums = {{ "slice * %du + "|format(tile_m * sums_row) if slices > 1 else "" }}tile_row * {{ sums_row }}u + tile_col / 4u;
-{% for i in range(frags_m) %}
-{% for j in range(frags_n) %}
-    coopStoreT(c{{ i }}_{{ j }}, &tile_as_f32[sums + {{ i * mat * sums_row + j * mat // 4 }}u], {{ sums_row }}u);
-{% endfor %}
-{% endfor %}
-    workgroupBarrier();
-    for (var item = local; item < {{ tile_m * out_tile // 4 }}u; item += {{ threads }}u) {
-        let tile_r = item / {{ out_tile // 4 }}u;
-        let tile_c = item % {{ out_tile // 4 }}u;
-        let at = tile_r * {{ sums_row }}u + {{ "tile_c / 4u * 8u + tile_c % 4u" if epilogue == "geglu" else "tile_c" }};
-        let r = first_row + tile_r;
-        let col = first_n{{ " / 2u" if epilogue == "geglu" else "" }} + tile_c * 4u;
-{{ put(sum_of_slices) }}
-    }
-{% else %}
-    // The sums go through workgroup memory in strips, each subgroup through its own part.
-{% set strip_row = strip // 4 + 1 %}
-{% set out_strip = strip // 2 if epilogue == "geglu" else strip %}
-    let strip = subgroup * {{ mat * strip_row }}u;
-{% for i in range(frags_m) %}
-{% for s in range(subgroup_n // strip) %}
-{% for j in range(strip // mat) %}
-    coopStoreT(c{{ i }}_{{ s * strip // mat + j }}, &tile_as_f32[strip + {{ j * mat // 4 }}u], {{ strip_row }}u);
-{% endfor %}
-    subgroupBarrier();
-    for (var item = lane; item < {{ mat * out_strip // 4 }}u; item += {{ subgroup_size }}u) {
-        let strip_r = item / {{ out_strip // 4 }}u;
-        let strip_c = item % {{ out_strip // 4 }}u;
-        let at = strip + strip_r * {{ strip_row }}u + {{ "strip_c / 4u * 8u + strip_c % 4u" if epilogue == "geglu" else "strip_c" }};
-        let r = first_row + tile_row + {{ i * mat }}u + strip_r;
-        let col = (first_n + tile_col + {{ s * strip }}u){{ " / 2u" if epilogue == "geglu" else "" }} + strip_c * 4u;
-{{ put(sum_of_one) }}
-    }
-    subgroupBarrier();
-{% endfor %}
-{% endfor %}
-{% endif %}
+{% include "gemm_sums" %}
 }

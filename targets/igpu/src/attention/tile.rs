@@ -136,7 +136,7 @@ impl Matrix {
         let threads = self.subgroup * self.subgroups;
         VariantSpec {
             name: match self.shape {
-                MatrixShape::F16x16 | MatrixShape::I8x16 => "matrix16",
+                MatrixShape::F16x16 | MatrixShape::I8x16 | MatrixShape::I8x16x32 => "matrix16",
                 MatrixShape::F16x8 | MatrixShape::I8x8 => "matrix8",
             },
             template: "attention_matrix",

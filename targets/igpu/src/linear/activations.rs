@@ -1,4 +1,4 @@
-//! Activations prepared for many rows: where they lie in a linear's scratch, in the three forms that kernels read.
+//! Activations prepared for many rows: where they lie in a linear's scratch, in the forms that kernels read.
 //!
 //! Each form holds `a` of the step's formula ([`gembin_bundle::cpu::LinearStep`]): normed, the residual added. The kernel
 //! that writes them is `prepare`.
@@ -61,15 +61,53 @@ pub(crate) struct Int8Activations {
 impl Int8Activations {
     /// Places them at the start of `scratch`.
     pub(crate) fn place(scratch: Span, rows: RowSet, cols: u32) -> Self {
-        let groups = cols.next_multiple_of(PAD) / GROUP;
         Self {
             data: Buffer {
                 offset: scratch.offset,
                 rows,
-                cols: groups * 8 + groups.next_multiple_of(4),
+                cols: Self::row_words(cols),
             },
-            groups,
+            groups: Self::groups(cols),
         }
+    }
+
+    /// Groups of a row of so many columns.
+    pub(crate) fn groups(cols: u32) -> u32 {
+        cols.next_multiple_of(PAD) / GROUP
+    }
+
+    /// Words of a row of so many columns, whole vectors of four.
+    pub(crate) fn row_words(cols: u32) -> u32 {
+        let groups = Self::groups(cols);
+        groups * (GROUP / 4) + groups.next_multiple_of(4)
+    }
+}
+
+/// Rows for a multiplication of many: the forms that its variants read, one beside the other.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct ManyRows {
+    /// As f16.
+    pub(crate) f16: F16Activations,
+    /// As int8 too, where the weight is quantized.
+    pub(crate) int8: Option<Int8Activations>,
+}
+
+impl ManyRows {
+    /// Places them in `scratch` of [`super::scratch_bytes`] bytes, for at most `max_rows` rows of a weight's columns.
+    pub(crate) fn place(
+        scratch: Span,
+        rows: RowSet,
+        max_rows: u32,
+        cols: u32,
+        is_quantized: bool,
+    ) -> Self {
+        let f16 = F16Activations::place(scratch, rows, max_rows, cols);
+        let behind = Span {
+            offset: after(f16.scale, max_rows),
+            ..scratch
+        };
+        let int8 = is_quantized.then(|| Int8Activations::place(behind, rows, cols));
+        Self { f16, int8 }
     }
 }
 

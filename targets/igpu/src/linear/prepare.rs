@@ -1,6 +1,6 @@
 //! Many rows through a linear's prologue, into its scratch.
 
-use super::activations::{F16Activations, F32Activations, Int8Activations};
+use super::activations::{F32Activations, Int8Activations, ManyRows};
 use super::prologue::{Prologue, Use, VECTOR_COLS, extended};
 use crate::attention::Partials;
 use crate::bindings::Bindings;
@@ -32,24 +32,42 @@ pub(crate) fn int8(
     Ok(to)
 }
 
-/// Prepares rows as f16 with a scale a row.
-pub(crate) fn f16(
+/// Prepares rows for a multiplication of many: as f16 with a scale a row, and beside it as int8 groups where the weight
+/// is quantized, so that a device may take either variant of the multiplication.
+pub(crate) fn many(
     l: &mut Lowering<'_>,
     label: &str,
     step: &LinearStep,
     parts: Option<Partials>,
-) -> Result<F16Activations, LowerError> {
+) -> Result<ManyRows, LowerError> {
     let max_rows = l.max_rows(step.out.rows);
-    let to = F16Activations::place(step.scratch, step.out.rows, max_rows, step.x.cols);
+    let is_quantized = l.weight(step.weight).format.is_quantized();
+    let to = ManyRows::place(
+        step.scratch,
+        step.out.rows,
+        max_rows,
+        step.x.cols,
+        is_quantized,
+    );
     let form = Form {
-        name: "f16",
-        padded_cols: to.padded_cols,
+        name: if is_quantized { "f16 and int8" } else { "f16" },
+        padded_cols: to.f16.padded_cols,
         two_passes: true,
     };
     prepare(l, label, step, parts, form, |bindings| {
-        let b_out = bindings.write(to.data);
-        let b_row_scale = bindings.write(to.scale);
-        constants! { b_out: b_out, b_row_scale: b_row_scale }
+        let b_out = bindings.write(to.f16.data);
+        let b_row_scale = bindings.write(to.f16.scale);
+        let (b_int8, int8_words) = match to.int8 {
+            Some(int8) => (bindings.write(int8.data), int8.data.cols),
+            None => (0, 0),
+        };
+        constants! {
+            b_out: b_out,
+            b_row_scale: b_row_scale,
+            with_int8: is_quantized,
+            b_int8: b_int8,
+            int8_words: int8_words,
+        }
     })?;
     Ok(to)
 }
