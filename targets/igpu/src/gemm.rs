@@ -1,14 +1,19 @@
 //! Linears over many rows: dispatches of a matrix multiplication, its kernels and how they are tiled.
 //!
-//! `y[r][c] = scale[r] * sum_k a[r][k] w[c][k]` with f16 activations (`F16Activations`) and f32 sums. A workgroup
-//! makes a tile of results: in steps over `k` it brings a tile of the activations and one of the weights, turned into
-//! f16, into workgroup memory, while it multiplies those of the step before. Three variants:
+//! `y[r][c] = sum_k a[r][k] w[c][k]` with f32 sums. A workgroup makes a tile of results: in steps over `k` it brings a
+//! tile of the activations and one of the weights into workgroup memory, while it multiplies those of the step before.
+//! Variants, best first:
 //!
-//! - `matrix16`: cooperative matrices of 16 x 16 x 16, subgroups of 32;
-//! - `matrix8`: cooperative matrices of 8 x 8 x 8, subgroups of 8;
+//! - `matrix16`: cooperative matrices of f16, 16 x 16 x 16, subgroups of 32;
+//! - `matrix8`: the same of 8 x 8 x 8, subgroups of 8;
+//! - `int8-matrix16x32`, `int8-matrix16`, `int8-matrix8`: for quantized weights, cooperative matrices of int8 with
+//!   sums of int32, subgroups of the same sizes; see [`int8`];
 //! - `portable`: f32 arithmetic, any device.
 //!
-//! Weights of every format become f16 on the matrix units: that loses less than the activations lose.
+//! Where it is not of int8, activations are f16 with a scale a row (`F16Activations`), and weights of every format
+//! become f16 on the matrix units: that loses less than the activations lose. `prepare` writes the activations of a
+//! quantized weight in both forms, so that a variant is free to read either. That int8 comes behind f16 is for the
+//! Radeon 780M, whose units take as long for both: scales of groups then cost more than it saves.
 
 use crate::constants;
 use crate::error::LowerError;
@@ -94,11 +99,13 @@ impl GemmTuning {
         if groups >= BUSY_GROUPS { large } else { small }
     }
 
-    /// As [`GemmTuning::matrix16`] for int8.
+    /// As [`GemmTuning::matrix16`] for int8: subgroups of fewer results, since scales take registers too.
     pub fn int8_matrix16(max_rows: u32, n: u32) -> Self {
+        let f16 = Self::matrix16(max_rows, n);
         Self {
             tile_k: 64,
-            ..Self::matrix16(max_rows, n)
+            subgroup_m: 32,
+            ..f16
         }
     }
 

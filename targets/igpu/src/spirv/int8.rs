@@ -58,16 +58,20 @@ fn narrow_floats(module: &mut Module) -> Result<Word, String> {
         Some(id),
         vec![Operand::LiteralBit32(8), Operand::LiteralBit32(1)],
     );
-    let is_of_it = |ty: &Instruction| ty.operands.contains(&Operand::IdRef(id));
-    let other = module.types_global_values.iter().find(|ty| {
-        ty.result_type == Some(id)
-            || (is_of_it(ty)
-                && !matches!(
-                    ty.class.opcode,
-                    Op::TypeCooperativeMatrixKHR | Op::TypeArray | Op::TypePointer
-                ))
-    });
-    if let Some(other) = other {
+    let is_of_matrices = |op| {
+        matches!(
+            op,
+            Op::TypeCooperativeMatrixKHR | Op::TypeArray | Op::TypePointer
+        )
+    };
+    let types = module
+        .types_global_values
+        .iter()
+        .filter(|ty| ty.operands.contains(&Operand::IdRef(id)) && !is_of_matrices(ty.class.opcode));
+    let values = module
+        .all_inst_iter()
+        .filter(|value| value.result_type == Some(id));
+    if let Some(other) = types.chain(values).next() {
         return Err(format!(
             "f16 stand for int8 in matrices alone, and there is an {:?} of them",
             other.class.opcode
