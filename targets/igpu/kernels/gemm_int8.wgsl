@@ -10,16 +10,15 @@ enable wgpu_cooperative_matrix;
 
 struct P { first_col: u32 }
 var<immediate> p: P;
-// The same activations as f16, for other variants.
-@group(0) @binding(1) var<storage, read> a_f16: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> a_f16_scale: array<f32>;
-// Rows of int8, then their groups' scales.
-@group(0) @binding(3) var<storage, read> a: array<vec4<u32>>;
+// A row's int8, then its groups' scales.
+@group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
+// For activations of f16.
+@group(0) @binding(2) var<storage, read> a_scale: array<f32>;
 // The same word of 4 neighbouring rows.
-@group(0) @binding(4) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
 // Scales of 4 neighbouring rows.
-@group(0) @binding(5) var<storage, read> w_scale: array<vec2<u32>>;
-@group(0) @binding(6) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
+@group(0) @binding(4) var<storage, read> w_scale: array<vec2<u32>>;
+@group(0) @binding(5) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
 
 // Tiles of a and w as int8, {{ chunk }} values an element, rows padded by one element against bank conflicts; in the end the
 // sums as f32, 4 an element. The views' elements lie where this one's do; int8 is written f16, see src/spirv/int8.rs.

@@ -11,17 +11,13 @@ struct P { first_col: u32 }
 var<immediate> p: P;
 @group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> a_scale: array<f32>;
-{% if quantized %}
-// The same activations as int8, for other variants.
-@group(0) @binding(3) var<storage, read> a_int8: array<vec4<u32>>;
-{% endif %}
 // The same word of 4 neighbouring rows.
-@group(0) @binding({{ 4 if quantized else 3 }}) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
 {% if quantized %}
 // Scales of 4 neighbouring rows.
-@group(0) @binding(5) var<storage, read> w_scale: array<vec2<u32>>;
+@group(0) @binding(4) var<storage, read> w_scale: array<vec2<u32>>;
 {% endif %}
-@group(0) @binding({{ 6 if quantized else 4 }}) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
+@group(0) @binding({{ 5 if quantized else 4 }}) var<storage, read_write> y: array<{{ "vec4<f32>" if out_vectors else "f32" }}>;
 
 // Tiles of a and w as f16, 8 values an element, rows padded by one element against bank conflicts; in the end the sums
 // as f32, 4 an element. The views' elements lie where this one's do.

@@ -7,17 +7,13 @@ struct P { first_col: u32 }
 var<immediate> p: P;
 @group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> a_scale: array<f32>;
-{% if quantized %}
-// The same activations as int8, for other variants.
-@group(0) @binding(3) var<storage, read> a_int8: array<vec4<u32>>;
-{% endif %}
 // The same word of 4 neighbouring rows.
-@group(0) @binding({{ 4 if quantized else 3 }}) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
 {% if quantized %}
 // Scales of 4 neighbouring rows.
-@group(0) @binding(5) var<storage, read> w_scale: array<vec2<u32>>;
+@group(0) @binding(4) var<storage, read> w_scale: array<vec2<u32>>;
 {% endif %}
-@group(0) @binding({{ 6 if quantized else 4 }}) var<storage, read_write> y: array<f32>;
+@group(0) @binding({{ 5 if quantized else 4 }}) var<storage, read_write> y: array<f32>;
 
 // [32 columns][16 quads of rows] of a, then of w; in the end [64 rows][16 quads of columns] of the sums.
 var<workgroup> tile: array<vec4<f32>, 1024>;

@@ -3,29 +3,25 @@
 
 {% include "prologue" %}
 
-{% macro quantized(out, words) %}
-    let q = quantize(value);
-    if (i < {{ stored_vectors }}u) {
-        {{ out }}[row * {{ words }}u + i] = q.word;
-        if (lane % 8u == 0u) {
-            {{ out }}[row * {{ words }}u + {{ stored_vectors }}u + i / 8u] = bitcast<u32>(q.scale);
-        }
-    }
-{% endmacro %}
 {% if form == "int8" %}
 {% include "int8_groups" %}
 
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<u32>;
+{% if many %}
+// For rows of f16.
+@group(0) @binding({{ b_row_scale }}) var<storage, read_write> row_scale: array<f32>;
+{% endif %}
 
 fn consume(row: u32, i: u32, value: vec4<f32>) {
-{{ quantized("out", out_words) }}}
-{% elif form == "f16" or form == "f16 and int8" %}
-{% if with_int8 %}
-{% include "int8_groups" %}
-
-@group(0) @binding({{ b_int8 }}) var<storage, read_write> int8_out: array<u32>;
-
-{% endif %}
+    let q = quantize(value);
+    if (i < {{ stored_vectors }}u) {
+        out[row * {{ out_words }}u + i] = q.word;
+        if (lane % 8u == 0u) {
+            out[row * {{ out_words }}u + {{ stored_vectors }}u + i / 8u] = bitcast<u32>(q.scale);
+        }
+    }
+}
+{% elif form == "f16" %}
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<vec2<u32>>;
 @group(0) @binding({{ b_row_scale }}) var<storage, read_write> row_scale: array<f32>;
 
@@ -48,8 +44,6 @@ fn consume(row: u32, i: u32, value: vec4<f32>) {
     if (i == 0u) {
         row_scale[row] = scale_of_row;
     }
-{% if with_int8 %}
-{{ quantized("int8_out", int8_words) }}{% endif %}
 }
 {% else %}
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<vec4<f32>>;

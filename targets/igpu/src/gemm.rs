@@ -11,17 +11,18 @@
 //! - `portable`: f32 arithmetic, any device.
 //!
 //! Where it is not of int8, activations are f16 with a scale a row (`F16Activations`), and weights of every format
-//! become f16 on the matrix units: that loses less than the activations lose. `prepare` writes the activations of a
-//! quantized weight in both forms, so that a variant is free to read either. That int8 comes behind f16 is for the
-//! Radeon 780M, whose units take as long for both: scales of groups then cost more than it saves.
+//! become f16 on the matrix units: that loses less than the activations lose. Int8 comes behind f16 because of the
+//! Radeon 780M, whose units take as long for both: the scales of groups cost more than it saves.
 
 use crate::constants;
 use crate::error::LowerError;
 use crate::kernel::{Constants, Spec, VariantSpec};
-use crate::linear::activations::{Int8Activations, ManyRows};
+use crate::linear::activations::F16Activations;
 use crate::lowering::{Lowering, pieces};
 use gembin_bundle::cpu::{Epilogue, LinearStep};
-use gembin_bundle::gpu::{Access, BindingNeed, Extent, MatrixShape, Needs, Resource};
+use gembin_bundle::gpu::{
+    Access, Activations, BindingNeed, Extent, Form, MatrixShape, Needs, Resource,
+};
 use gembin_bundle::layout::{self, BLOCK_ROWS, Format};
 use gembin_bundle::manifest::RowSet;
 
@@ -212,11 +213,8 @@ fn bindings(shape: &GemmShape) -> Vec<BindingNeed> {
         read(call, 0),
         read(0, u64::from(padded_k(shape.k)) * 2),
         read(0, 4),
+        read(layout::data_bytes(shape.format, shape.n, shape.k), 0),
     ];
-    if shape.format.is_quantized() {
-        bindings.push(read(0, u64::from(Int8Activations::row_words(shape.k)) * 4));
-    }
-    bindings.push(read(layout::data_bytes(shape.format, shape.n, shape.k), 0));
     if shape.format.is_quantized() {
         bindings.push(read(layout::scale_bytes(shape.format, shape.n, shape.k), 0));
     }
@@ -283,7 +281,21 @@ pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning
         },
         subgroup: Some(units.subgroup),
         tile: [tuning.tile_m, tuning.tile_n, 1],
+        activations: activations(
+            shape,
+            if units.is_int8() {
+                Form::Int8
+            } else {
+                Form::F16
+            },
+        ),
     }
+}
+
+/// The form that a variant reads, of the two that there are for quantized weights.
+fn activations(shape: &GemmShape, form: Form) -> Option<Activations> {
+    let has_choice = shape.format.is_quantized();
+    has_choice.then_some(Activations::Reads(form))
 }
 
 /// What variants on matrix units are made for.
@@ -373,6 +385,7 @@ pub fn portable_variant(shape: &GemmShape) -> VariantSpec {
         needs: Needs::default(),
         subgroup: None,
         tile: [PORTABLE_TILE, PORTABLE_TILE, 1],
+        activations: activations(shape, Form::F16),
     }
 }
 
@@ -384,7 +397,7 @@ pub(crate) fn gemm(
     l: &mut Lowering<'_>,
     label: &str,
     step: &LinearStep,
-    a: &ManyRows,
+    a: &F16Activations,
 ) -> Result<(), LowerError> {
     let weight = l.weight(step.weight);
     for piece in pieces(weight) {
@@ -408,15 +421,14 @@ pub(crate) fn gemm(
         };
         let mut bindings = vec![
             Resource::Call,
-            Resource::Value(a.f16.data),
-            Resource::Value(a.f16.scale),
+            Resource::Value(a.data),
+            Resource::Value(a.scale),
+            Resource::Data {
+                weight: step.weight,
+                piece: piece.data,
+                gathered: false,
+            },
         ];
-        bindings.extend(a.int8.map(|int8| Resource::Value(int8.data)));
-        bindings.push(Resource::Data {
-            weight: step.weight,
-            piece: piece.data,
-            gathered: false,
-        });
         if weight.format.is_quantized() {
             bindings.push(Resource::Scales {
                 weight: step.weight,

@@ -176,6 +176,7 @@ impl Matrix {
             },
             subgroup: Some(self.subgroup),
             tile: [self.queries / heads, heads, 1],
+            activations: None,
         }
     }
 }
@@ -225,5 +226,6 @@ fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantS
         needs: Needs::default(),
         subgroup: None,
         tile: [QUERIES / heads, heads, 1],
+        activations: None,
     }
 }

@@ -13,6 +13,8 @@ pub(crate) const PAD: u32 = 64;
 ///
 /// The scale is the power of two that brings the row's greatest magnitude to 8192..16384: Gemma's activations leave
 /// f16's range.
+///
+/// Where the driver may choose, the same buffer holds rows of [`Int8Activations`] instead, which are shorter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct F16Activations {
     /// Words `[rows][padded_cols / 2]`, the even column in the low half; zeros from `cols` on.
@@ -80,34 +82,6 @@ impl Int8Activations {
     pub(crate) fn row_words(cols: u32) -> u32 {
         let groups = Self::groups(cols);
         groups * (GROUP / 4) + groups.next_multiple_of(4)
-    }
-}
-
-/// Rows for a multiplication of many: the forms that its variants read, one beside the other.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct ManyRows {
-    /// As f16.
-    pub(crate) f16: F16Activations,
-    /// As int8 too, where the weight is quantized.
-    pub(crate) int8: Option<Int8Activations>,
-}
-
-impl ManyRows {
-    /// Places them in `scratch` of [`super::scratch_bytes`] bytes, for at most `max_rows` rows of a weight's columns.
-    pub(crate) fn place(
-        scratch: Span,
-        rows: RowSet,
-        max_rows: u32,
-        cols: u32,
-        is_quantized: bool,
-    ) -> Self {
-        let f16 = F16Activations::place(scratch, rows, max_rows, cols);
-        let behind = Span {
-            offset: after(f16.scale, max_rows),
-            ..scratch
-        };
-        let int8 = is_quantized.then(|| Int8Activations::place(behind, rows, cols));
-        Self { f16, int8 }
     }
 }
 

@@ -32,6 +32,7 @@ fn kernel(name: &str, bindings: Vec<BindingNeed>) -> Kernel {
             subgroup: None,
             workgroup_bytes: 0,
             tile: [16, 1, 1],
+            activations: None,
         }],
     }
 }
