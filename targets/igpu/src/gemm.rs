@@ -7,7 +7,7 @@
 //! - `matrix16`: cooperative matrices of f16, 16 x 16 x 16, subgroups of 32;
 //! - `matrix8`: the same of 8 x 8 x 8, subgroups of 8;
 //! - `int8-matrix16x32`, `int8-matrix16`, `int8-matrix8`: for quantized weights, cooperative matrices of int8 with
-//!   sums of int32, subgroups of the same sizes; see [`int8`];
+//!   sums of int32, subgroups of the same sizes; see `gemm/int8.rs`;
 //! - `portable`: f32 arithmetic, any device.
 //!
 //! Where it is not of int8, activations are f16 with a scale a row (`F16Activations`), and weights of every format
