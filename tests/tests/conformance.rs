@@ -379,75 +379,90 @@ fn vulkans_packed_dot_products_compute_the_same() {
     conform("vulkan dot4", cases, &options, on_a_gpu);
 }
 
-/// The options for the variants on a kind of matrix units, by name; `None` where no device has such units.
+/// Kinds of matrix units, and the variants on them.
+const F16_MATRICES: [(MatrixShape, &str); 2] = [
+    (MatrixShape::F16x8, "matrix8"),
+    (MatrixShape::F16x16, "matrix16"),
+];
+const INT8_MATRICES: [(MatrixShape, &str); 3] = [
+    (MatrixShape::I8x8, "int8-matrix8"),
+    (MatrixShape::I8x16, "int8-matrix16"),
+    (MatrixShape::I8x16x32, "int8-matrix16x32"),
+];
+
+/// Runs something with the variants on each of those kinds of matrix units that a device here has.
 ///
-/// A device that has them must have the variants: the driver refuses a name that no kernel has. That none has them is
+/// A device that has them must have the variants: the driver refuses a name that no kernel has. That none has any is
 /// told: `make test` runs these tests once more on the Mesa that has, and counts a line `skipped:` where that Mesa is
 /// not there either.
-fn on_matrices(shape: MatrixShape, variant: &str) -> Option<OpenOptions> {
-    let options = vulkan(Variants::Named(variant.into()));
-    let gpus = gembin_runtime::drivers::vulkan::gpus(&options.vulkan).expect("a Vulkan device");
-    let has_units = |gpu: &Gpu| {
-        let abilities = gpu.abilities.as_ref();
-        abilities.is_ok_and(|abilities| abilities.matrices.contains(&shape))
+fn on_matrices(kinds: &[(MatrixShape, &str)], run: impl Fn(&str, &OpenOptions)) {
+    let options = VulkanOptions::default();
+    let gpus = gembin_runtime::drivers::vulkan::gpus(&options).expect("a Vulkan device");
+    let has = |shape: MatrixShape| {
+        gpus.iter().any(|gpu: &Gpu| {
+            let abilities = gpu.abilities.as_ref();
+            abilities.is_ok_and(|abilities| abilities.matrices.contains(&shape))
+        })
     };
-    let found = gpus.iter().any(has_units);
-    if !found {
+    let mut untested = true;
+    for &(_, variant) in kinds.iter().filter(|(shape, _)| has(*shape)) {
+        untested = false;
+        run(variant, &vulkan(Variants::Named(variant.into())));
+    }
+    if untested {
+        let (_, variant) = kinds[0];
         mesa::tell_of_later(&format!(
             "vulkan {variant}: no device here has its matrices"
         ));
     }
-    found.then_some(options)
 }
 
 #[test]
 fn vulkans_matrices_of_f16_compute_the_same() {
-    let Some(options) = on_matrices(MatrixShape::F16x8, "matrix8") else {
-        return;
-    };
-    let mut cases = cases();
-    cases.retain(|case| case.model.name != "wide");
-    conform("vulkan matrix8", cases, &options, on_a_gpu);
+    on_matrices(&F16_MATRICES, |variant, options| {
+        let mut cases = cases();
+        cases.retain(|case| case.model.name != "wide");
+        conform(&format!("vulkan {variant}"), cases, options, on_a_gpu);
+    });
 }
 
 #[test]
 fn vulkans_matrices_of_int8_compute_the_same() {
-    let Some(options) = on_matrices(MatrixShape::I8x8, "int8-matrix8") else {
-        return;
-    };
-    let mut cases = cases();
-    cases.retain(|case| case.quant != Quant::None && case.model.name != "wide");
-    conform("vulkan int8-matrix8", cases, &options, on_a_gpu);
+    on_matrices(&INT8_MATRICES, |variant, options| {
+        let mut cases = cases();
+        cases.retain(|case| case.quant != Quant::None && case.model.name != "wide");
+        conform(&format!("vulkan {variant}"), cases, options, on_a_gpu);
+    });
 }
 
 /// Sums of integers are exact, so nothing but the order of f32 sums differs, until an activation of some row lies so
 /// close to a half that it rounds to the other side. In the first row of few layers none does.
 #[test]
 fn vulkans_matrices_of_int8_differ_in_rounding_alone() {
-    let Some(options) = on_matrices(MatrixShape::I8x8, "int8-matrix8") else {
-        return;
-    };
-    for (model, quant) in [
-        (GEMMA2, Quant::Q8),
-        (GEMMA2, Quant::Q4),
-        (GEMMA3, Quant::Q8),
-        (GEMMA3, Quant::Q4),
-    ] {
-        let case = Case {
-            model,
-            quant,
-            kv: KvFormat::F32,
-            chunk: 32,
-            sequences: 1,
-        };
-        let dir = scratch_dir();
-        let bundle = case.compile(dir.path());
-        let want = case.interpret(dir.path(), &bundle);
-        let got = case.run(&bundle, &options);
-        let distance = relative_l2(&got.prefill[0], &want.prefill[0]);
-        eprintln!("{}: first row {distance:.2e}", case.name());
-        assert!(distance < 1e-5, "{}: {distance:.2e}", case.name());
-    }
+    on_matrices(&INT8_MATRICES, |variant, options| {
+        for (model, quant) in [
+            (GEMMA2, Quant::Q8),
+            (GEMMA2, Quant::Q4),
+            (GEMMA3, Quant::Q8),
+            (GEMMA3, Quant::Q4),
+        ] {
+            let case = Case {
+                model,
+                quant,
+                kv: KvFormat::F32,
+                chunk: 32,
+                sequences: 1,
+            };
+            let dir = scratch_dir();
+            let bundle = case.compile(dir.path());
+            let want = case.interpret(dir.path(), &bundle);
+            let got = case.run(&bundle, options);
+            let distance = relative_l2(&got.prefill[0], &want.prefill[0]);
+            let about = format!("{}: {variant} first row {distance:.2e}", case.name());
+            eprintln!("{about}");
+            assert!(distance < 1e-5, "{about}");
+        }
+    });
 }
 
 #[test]
