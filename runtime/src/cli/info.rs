@@ -502,6 +502,11 @@ fn program_info(manifest: &Manifest, program: &Program) -> ProgramInfo {
                     let kernel = &manifest.kernels[work.kernel as usize];
                     (kernel.name.clone(), work.barrier)
                 }
+                Work::Npu(work) => {
+                    let most = work.streams.last();
+                    let stream = most.map(|most| &manifest.npu.streams[most.stream as usize]);
+                    (stream.map_or_else(String::new, |s| s.name.clone()), false)
+                }
             };
             StepInfo {
                 label: step.label.clone(),

@@ -153,6 +153,7 @@ fn manifest() -> Manifest {
         },
         weights: entries,
         kernels: Vec::new(),
+        npu: gembin_bundle::npu::Npu::default(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],
