@@ -12,12 +12,11 @@
 //! The arena *is* memory of the NPU: its pages are mapped over the host's, so that values are in one place whoever made
 //! them. The weights' pages are imported as they lie in the mapped file, where kernel and limits allow it, else copied.
 //!
-//! There is a crate for the same calls, taconite. It was weighed and not taken: the calls sit in the same functions as
-//! the system calls, which leaves no place for a fake, and a driver that has never met its hardware needs one more than
-//! anything; it replays one kernel from a container of the vendor's runtime, with commands for five buffers and errors in
-//! plain text, where a plan has several configurations and names steps; it neither imports memory nor reports limits; and
-//! its default features link the vendor's runtime. What it found out on real hardware, a wait's absolute deadline and the
-//! heap's alignment, is done here as it does it.
+//! There is a crate for the same calls, taconite 0.1.1. It was read and not taken. Its functions make the system calls
+//! themselves, which leaves no place for a fake, and a driver that has never met its hardware lives by one; it takes a
+//! configuration only from the container format of the vendor's runtime, which by default it also links; it does not import
+//! the process's memory, does not look at limits, and its errors are plain texts that name no remedy. What it tells of real
+//! hardware was of use: that a wait takes an absolute deadline, and that the heap must be aligned to its size.
 
 mod command;
 mod context;

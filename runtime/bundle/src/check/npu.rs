@@ -191,7 +191,7 @@ impl StepChecker<'_> {
             for (index, (need, resource)) in stream.arguments.iter().zip(&step.buffers).enumerate()
             {
                 let bytes = self.npu_bytes(index, *resource)?;
-                self.npu_enough(index, bytes, *need)?;
+                self.npu_enough(index, *resource, bytes, *need)?;
             }
         }
         let accesses = accesses.unwrap_or_default();
@@ -238,7 +238,22 @@ impl StepChecker<'_> {
         Ok(piece.bytes)
     }
 
-    fn npu_enough(&self, index: usize, bytes: u64, need: ArgumentNeed) -> Result<(), CheckError> {
+    fn npu_enough(
+        &self,
+        index: usize,
+        resource: Resource,
+        bytes: u64,
+        need: ArgumentNeed,
+    ) -> Result<(), CheckError> {
+        if let Resource::Keys(cache) | Resource::Values(cache) = resource
+            && need.bytes != bytes
+        {
+            // Equal, not just enough: that ties the stream's strides to the shape, slots included.
+            let name = &self.cache(cache)?.name;
+            return self.fault(format_args!(
+                "buffer {index} is made for a cache of another shape than {name:?}"
+            ));
+        }
         if need.bytes > bytes {
             return self.fault(format_args!(
                 "buffer {index} has {bytes} bytes, the stream touches {}",

@@ -79,8 +79,12 @@ impl Programs {
                 .iter()
                 .map(|step| match &step.work {
                     Work::Gpu(work) => Ok((step.label.clone(), work.clone())),
-                    Work::Cpu(_) | Work::Npu(_) => Err(unavailable(format!(
-                        "step {:?} is another device's; plans of several devices cannot run yet",
+                    Work::Cpu(_) => Err(unavailable(format!(
+                        "step {:?} is the processor's; plans of several devices cannot run yet",
+                        step.label
+                    ))),
+                    Work::Npu(_) => Err(unavailable(format!(
+                        "step {:?} is an NPU's; plans of several devices cannot run yet",
                         step.label
                     ))),
                 })

@@ -159,6 +159,16 @@ fn the_processor_sees_the_arena_that_the_array_works_in() {
 }
 
 #[test]
+fn a_fresh_arena_is_zeros_for_the_array_too() {
+    let bench = Bench::new(Setup::default());
+    let mut driver = bench.load().unwrap();
+    let bytes = bench.context.manifest.arena.bytes;
+    driver.fetch(0, bytes).unwrap();
+    let values = bench.values(0, bytes as usize / 4);
+    assert!(values.iter().all(|value| value.to_bits() == 0));
+}
+
+#[test]
 fn a_call_that_exceeds_its_program_is_refused() {
     let bench = Bench::new(Setup::default());
     let mut driver = bench.load().unwrap();

@@ -98,7 +98,7 @@ impl Memory {
     }
 
     /// The array sees what the processor has written.
-    pub(super) fn to_array(&mut self, offset: usize, bytes: usize) {
+    pub(super) fn show_array(&mut self, offset: usize, bytes: usize) {
         let end = offset + bytes;
         assert!(end <= self.bytes);
         // SAFETY: the range is inside the view, which nobody writes to during a call.
@@ -110,7 +110,7 @@ impl Memory {
     }
 
     /// The processor sees what the array has written.
-    pub(super) fn to_processor(&mut self, offset: usize, bytes: usize) {
+    pub(super) fn show_processor(&mut self, offset: usize, bytes: usize) {
         let end = offset + bytes;
         assert!(end <= self.bytes && !self.is_imported());
         // SAFETY: as for the other way.
