@@ -96,6 +96,7 @@ pub(super) fn packet(stream: u64, words: u32, buffers: &[u64]) -> [u32; PACKET_W
     packet[1] = 1;
     packet[2..4].copy_from_slice(&halves(RUN_STREAM.into()));
     packet[4..6].copy_from_slice(&halves(stream));
+    // In words, as the open compiler's own hosts give it; others give bytes.
     packet[6] = words;
     for (place, &address) in packet[7..].chunks_exact_mut(2).zip(buffers) {
         place.copy_from_slice(&halves(address));

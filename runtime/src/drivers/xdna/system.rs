@@ -1,6 +1,6 @@
 //! What the driver asks of the operating system: a boundary with the kernel on one side and a fake on the other.
 //!
-//! [`Linux`](super::linux::Linux) is the real one. Calls are those of the kernel interface, unchanged: what they mean
+//! `linux` is the real one. Calls are those of the kernel interface, unchanged: what they mean
 //! is in `file`.
 
 use std::ffi::c_void;
