@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// The device number of the first generation on the PCI bus.
 const NPU1_ID: u16 = 0x1502;
+/// The device number of the second generation, all its revisions.
+const NPU2_ID: u16 = 0x17f0;
 /// The firmware from which on the first generation runs instruction streams as they are compiled.
 const NPU1_FIRMWARE: (u32, u32) = (1, 5);
 
@@ -117,7 +119,12 @@ impl Device {
         let power = file.power_mode().ok().and_then(PowerMode::of_number);
         let generation = match system.device_id(node) {
             Some(NPU1_ID) => Generation::Npu1,
-            Some(_) => Generation::Npu2,
+            Some(NPU2_ID) => Generation::Npu2,
+            Some(id) => {
+                return Err(format!(
+                    "{name} is an NPU of a generation that is not known here (PCI 1022:{id:04x})"
+                ));
+            }
             // Sysfs may be out of sight in a container; the generations differ in width.
             None if u32::from(array.cols) <= Generation::Npu1.columns() + 1 => Generation::Npu1,
             None => Generation::Npu2,

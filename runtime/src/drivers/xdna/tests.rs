@@ -341,6 +341,36 @@ fn a_design_of_another_generation_is_refused() {
 }
 
 #[test]
+fn a_generation_is_known_by_its_number_or_else_by_its_columns() {
+    let of = |on_bus: Option<u16>, columns: u16| {
+        let on_bus = on_bus.map(|id| OnBus {
+            id,
+            driver: Some("amdxdna".into()),
+        });
+        let setup = Setup {
+            on_bus,
+            columns,
+            ..Setup::default()
+        };
+        probe_on(&super::fake::FakeNpu::new(setup, executor()).system())
+    };
+    for (id, columns, words) in [
+        (Some(0x1502), 5, "XDNA1 (npu1), 4 columns"),
+        (Some(0x17f0), 8, "XDNA2 (npu2), 8 columns"),
+        (None, 5, "XDNA1 (npu1), 4 columns"),
+        (None, 8, "XDNA2 (npu2), 8 columns"),
+    ] {
+        let about = of(id, columns).unwrap();
+        assert!(about.starts_with(words), "{about}");
+    }
+    let reason = of(Some(0x17f2), 8).unwrap_err();
+    assert!(
+        reason.contains("not known here (PCI 1022:17f2)"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn designs_that_were_not_built_make_a_plan_unusable() {
     let bench = Bench::with(Setup::default(), |m| {
         for design in &mut m.npu.designs {
