@@ -427,7 +427,8 @@ impl Driver for VulkanDriver {
                     gembin_bundle::manifest::Work::Gpu(work) => {
                         Cost::of(&manifest, work, seq, outs)
                     }
-                    gembin_bundle::manifest::Work::Cpu(_) => Cost::NONE,
+                    gembin_bundle::manifest::Work::Cpu(_)
+                    | gembin_bundle::manifest::Work::Npu(_) => Cost::NONE,
                 };
                 let call = recording::Call {
                     dispatches: &self.programs.dispatches[program],
