@@ -10,6 +10,8 @@ pub mod array;
 #[cfg(feature = "mlir")]
 pub mod irdl;
 #[cfg(feature = "mlir")]
+pub mod legality;
+#[cfg(feature = "mlir")]
 pub mod module;
 #[cfg(feature = "mlir")]
 pub mod simulator;

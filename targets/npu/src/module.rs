@@ -8,6 +8,7 @@
 
 mod attributes;
 mod body;
+mod calls;
 mod context;
 mod read;
 mod read_core;
@@ -332,7 +333,7 @@ impl Module {
     pub fn read(text: &str) -> Result<Module, ModuleError> {
         let context = context();
         let diagnostics = Diagnostics::attach(&context);
-        let parsed = melior::ir::Module::parse(&context, text);
+        let parsed = melior::ir::Module::parse(&context, &calls::dress(text));
         let Some(parsed) = parsed else {
             return Err(ModuleError::Mlir(diagnostics.text()));
         };

@@ -68,7 +68,16 @@ impl<'c> Diagnostics<'c> {
             } else {
                 String::new()
             };
-            sink.borrow_mut().push(format!("{line}{diagnostic}"));
+            let mut text = format!("{line}{diagnostic}");
+            // The op it is about, without its regions and types.
+            if let Ok(note) = diagnostic.note(0) {
+                let note = note.to_string().replace('\n', " ");
+                let name = note.split('"').nth(1).unwrap_or("");
+                if !name.is_empty() && !text.contains(name) {
+                    text.push_str(&format!(" (in \"{name}\")"));
+                }
+            }
+            sink.borrow_mut().push(text);
             true
         });
         Diagnostics {

@@ -20,7 +20,10 @@ pub(super) struct Reader<'c, 'a> {
 
 impl<'c, 'a> Reader<'c, 'a> {
     pub fn new(op: OperationRef<'c, 'a>) -> Self {
-        let name = op.name().as_string_ref().as_str().unwrap_or("?").to_owned();
+        let mut name = op.name().as_string_ref().as_str().unwrap_or("?").to_owned();
+        if name == super::calls::CALL {
+            name = "func.call".to_owned();
+        }
         let location = op.location();
         let line = if location.is_file_line_col_range() {
             location.file_line_col_range_start_line()
