@@ -116,6 +116,7 @@ impl Simulator {
                 acquire: end.acquire,
                 release: end.release,
                 produces: end.port == Port::Produce,
+                loaded_before: 0,
             });
         }
         let mut cores = Vec::new();

@@ -68,6 +68,8 @@ pub struct EndState {
     pub release: usize,
     /// Whether elements are filled here.
     pub produces: bool,
+    /// Bytes that the core had loaded when it last acquired some.
+    pub loaded_before: u64,
 }
 
 /// Memory as a register holds it.
@@ -305,6 +307,7 @@ impl CoreState {
                         }
                     }
                     state.held += lacks;
+                    state.loaded_before = self.counts.loaded;
                 }
                 self.ticks += LOCK_CYCLES * TICKS;
                 self.busy += LOCK_CYCLES * TICKS;
