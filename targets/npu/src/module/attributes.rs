@@ -130,7 +130,7 @@ pub fn constant(text: &str) -> Option<Constant> {
                 Vec::new()
             } else {
                 inner
-                    .split(|c: char| c == '[' || c == ']' || c == ',')
+                    .split(['[', ']', ','])
                     .map(str::trim)
                     .filter(|part| !part.is_empty())
                     .map(|part| element_of(part, element))

@@ -1,7 +1,7 @@
 //! What a run says: counts and times when it went well, who was wrong or waits for whom when it did not.
 
-use super::execute::{Stop, TICKS};
 use super::sequence::SequenceState;
+use super::state::{Stop, TICKS};
 use super::{Simulator, streams};
 use crate::allocation::{Direction, TileKind};
 use crate::module::{Port, Sequence, StepKind};

@@ -1,7 +1,7 @@
 //! Run-time sequences: what the host's instructions do to the array, one after another.
 
-use super::execute::{TICKS, Tokens};
 use super::memory::{HostBuffer, pieces};
+use super::state::{TICKS, Tokens};
 use super::streams::{Record, Task};
 use super::{SimulationError, Simulator};
 use crate::allocation::Direction;
