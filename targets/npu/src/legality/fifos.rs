@@ -8,8 +8,9 @@ use crate::module::{Depth, Link, Scalar};
 const CORE_WRAPS: usize = 2;
 const MEMORY_WRAPS: usize = 3;
 
-/// Largest size in such a register of a core: 8 bits. A memory tile's is the array's `descriptor_max_size`.
+/// Largest size in such a register: 8 bits of a core's, 10 of a memory tile's.
 const CORE_WRAP: i64 = 255;
+const MEMORY_WRAP: i64 = 1023;
 
 impl Checker<'_> {
     pub(super) fn fifos(&mut self) {
@@ -302,11 +303,7 @@ impl Checker<'_> {
             for (inner, (size, stride)) in dims.iter().rev().enumerate() {
                 let (size, stride) = (*size, *stride);
                 let wraps = if core { CORE_WRAPS } else { MEMORY_WRAPS };
-                let wrap = if core {
-                    CORE_WRAP
-                } else {
-                    i64::from(limits.descriptor_max_size)
-                };
+                let wrap = if core { CORE_WRAP } else { MEMORY_WRAP };
                 if size < 1 {
                     add(format!("a dimension of size {size}"));
                     continue;
@@ -332,6 +329,11 @@ impl Checker<'_> {
                 if stride < 1 {
                     add(format!("a stride of {stride}; the least is 1"));
                     continue;
+                }
+                if stride > total {
+                    add(format!(
+                        "a stride of {stride} elements, an element of the FIFO has {total}"
+                    ));
                 }
                 let words = stride * element_bytes / 4;
                 if size > 1 && words > i64::from(limits.max_stride_words) {

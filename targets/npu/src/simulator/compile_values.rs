@@ -56,7 +56,8 @@ impl<'m> Compiler<'m> {
         let element = ty
             .element()
             .ok_or_else(|| self.unsupported(op, "a result of this type"))?;
-        if matches!(ty, Type::Vector { .. }) && is_wide(element) {
+        // Vectors of indices are of words: what they count fits.
+        if matches!(ty, Type::Vector { .. }) && is_wide(element) && element != Scalar::Index {
             return Err(self.unsupported(op, format!("a vector of {element}")));
         }
         let n = ty.lanes() as u32;
@@ -64,8 +65,9 @@ impl<'m> Compiler<'m> {
         let operand_type = op.operands.first().map(|value| &body.values[*value]);
         let operand_element = operand_type.and_then(Type::element).unwrap_or(element);
         let operand_shift = 32 - operand_element.bits().min(32);
-        let wide_result = is_wide(element);
-        let wide_operand = is_wide(operand_element);
+        let wide_result = matches!(ty, Type::Scalar(_)) && is_wide(element);
+        let wide_operand =
+            matches!(operand_type, Some(Type::Scalar(_))) && is_wide(operand_element);
 
         // What changes no word.
         let same = match &op.kind {
@@ -93,9 +95,7 @@ impl<'m> Compiler<'m> {
         if !matches!(op.kind, OpKind::Contract(_)) {
             self.charge_vector(ty);
         }
-        if wide_result
-            || (wide_operand && !matches!(op.kind, OpKind::Extract { .. } | OpKind::Select))
-        {
+        if wide_result || (wide_operand && !matches!(op.kind, OpKind::Broadcast)) {
             return self.wide_value(frame, op, result, element, operand_element);
         }
         if let OpKind::Deinterleave = op.kind {
@@ -254,7 +254,14 @@ impl<'m> Compiler<'m> {
                 });
             }
             OpKind::Broadcast => {
-                let a = self.word(frame, op, 0)?;
+                let a = if wide_operand {
+                    let wide = self.wide_of(frame, op, 0)?;
+                    let d = self.words(1);
+                    self.emit(Instr::WordFromWide { d, a: wide, shift });
+                    d
+                } else {
+                    self.word(frame, op, 0)?
+                };
                 let from = operand_type.map_or(&[][..], Type::shape);
                 let bits = frame.bits[op.operands[0]];
                 let from_lanes = operand_type.map_or(1, Type::lanes) as u32;
@@ -436,7 +443,11 @@ impl<'m> Compiler<'m> {
                 });
                 self.round(element, d, n);
             }
-            OpKind::Step => return Err(self.unsupported(op, "a vector of indices")),
+            OpKind::Step => {
+                let d = d(self, frame);
+                let lanes = (0..n as i32).collect();
+                self.emit(Instr::Const { d, lanes });
+            }
             OpKind::Constant(_)
             | OpKind::ShapeCast
             | OpKind::ExtendFloat
