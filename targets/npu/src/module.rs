@@ -12,6 +12,7 @@ mod calls;
 mod context;
 mod read;
 mod read_core;
+mod read_sequence;
 mod types;
 
 pub use body::{

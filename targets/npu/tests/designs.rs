@@ -289,6 +289,36 @@ fn masks_compare_positions() {
     assert_eq!(buffers[1].bytes(), bytes(expected));
 }
 
+/// The same transfers as tasks, and parameters as operands: what later versions of the dialect write.
+#[test]
+fn tasks_move_what_transfers_move() {
+    let text = include_str!("../../../testdata/targets/npu/parameter_one_core.mlir");
+    let task = |argument: i64, fifo: &str, sizes: &str, token: &str| {
+        format!(
+            "%t{argument} = \"aiex.dma_configure_task_for\"() ({{\n\"aie.dma_bd\"({}) {{burst_length = 0 : i32, dimensions = #aie<bd_dim_layout_array[{sizes}]>, len = 64 : i32, offset = 64 : i32}} : (memref<5x64xi32>) -> ()\n\"aie.end\"() : () -> ()\n}}) {{alloc = @{fifo}, {token}repeat_count = 3 : i32}} : () -> index\n\"aiex.dma_start_task\"(%t{argument}) : (index) -> ()\n",
+            ["%X", "%Y"][argument as usize]
+        )
+    };
+    let lines = "<size = 4, stride = 64>, <size = 1, stride = 0>, <size = 1, stride = 0>, <size = 64, stride = 1>";
+    let (start, end) = (
+        text.find("    \"aiex.runtime_sequence\"").unwrap(),
+        text.rfind("    \"aie.end\"").unwrap(),
+    );
+    let sequence = format!(
+        "\"aie.runtime_sequence\"() ({{\n^bb0(%X: memref<5x64xi32>, %Y: memref<5x64xi32>):\n%c7 = arith.constant 7 : i32\n%c0 = arith.constant 0 : i32\n\"aiex.npu.rtp_write\"(%c7) {{buffer = @parameters, index = 0 : i32}} : (i32) -> ()\n\"aiex.npu.rtp_write\"(%c0) {{buffer = @parameters, index = 1 : i32}} : (i32) -> ()\n{}{}\"aiex.dma_await_task\"(%t1) : (index) -> ()\n\"aiex.dma_free_task\"(%t0) : (index) -> ()\n}}) {{sym_name = \"sequence\"}} : () -> ()\n",
+        task(0, "in", lines, ""),
+        task(1, "out", lines, "issue_token = true, "),
+    );
+    let text = format!("{}{sequence}{}", &text[..start], &text[end..]);
+    let module = Module::read(&text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(check(&module, Array::npu1()), []);
+    let mut array = Simulator::new(&module, Array::npu1()).unwrap();
+    let mut buffers = [HostBuffer::input(bytes(0..320)), HostBuffer::output(1280)];
+    array.run("sequence", &mut buffers).unwrap();
+    assert_eq!(buffers[1].bytes()[256..], bytes((64..320).map(|x| 7 * x)));
+    assert!(!buffers[1].is_whole());
+}
+
 /// Five results into one memory tile, whose switch takes four from the cores: the fifth goes round through the shims.
 #[test]
 fn streams_find_their_way_round_full_ports() {
