@@ -251,7 +251,14 @@ fn a_core_keeps_elements_while_it_slides_over_them() {
     let mut design = Design::default();
     design.tile("shim", 3, 0);
     design.tile("core", 0, 5);
-    design.fifo("in", &["shim", "core"], "4 : i32", "64xi32", "", "");
+    design.fifo(
+        "in",
+        &["shim", "core"],
+        "[4 : i32, 4 : i32]",
+        "64xi32",
+        "",
+        "",
+    );
     design.fifo("out", &["core", "shim"], "2 : i32", "64xi32", "", "");
     design.core("core", &body);
     design.transfer("in", "640xi32", 640, false);

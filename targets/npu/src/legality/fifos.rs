@@ -63,6 +63,19 @@ impl Checker<'_> {
                     TileKind::Memory | TileKind::Core => {}
                 }
             }
+            // One depth for all ends is a suggestion: cores get one element more than they acquire at once.
+            if let Depth::Shared(depth) = &fifo.depth {
+                let ends = self.allocation.ends.iter().filter(|end| end.fifo == index);
+                for end in ends.filter(|_| needs_dma(self.module, self.array, index)) {
+                    let given = self.allocation.pools[end.pool].depth as i64;
+                    if given != *depth {
+                        let at = &self.module.tiles[end.tile];
+                        faults.push(format!(
+                            "a depth of {depth} becomes {given} at the core of {at}; state the depth of each end"
+                        ));
+                    }
+                }
+            }
             let acquired = |tile| crate::allocation::most_acquired(self.module, index, tile);
             for (end, tile) in std::iter::once(&fifo.producer)
                 .chain(&fifo.consumers)
@@ -272,7 +285,10 @@ impl Checker<'_> {
                         limits.descriptor_words
                     ));
                 }
-                let product: i64 = pattern.0.iter().map(|(size, _)| size).product();
+                let product = pattern
+                    .0
+                    .iter()
+                    .fold(1i64, |product, (size, _)| product.saturating_mul(*size));
                 if !pattern.0.is_empty() && product != *length {
                     add(format!(
                         "its dimensions make {product} elements, the transfer has {length}"

@@ -235,10 +235,10 @@ impl Checker<'_> {
             add(format!("{repeats} repeats are more than {MOST_REPEATS}"));
         }
         let start = transfer.start();
-        if start * element_bytes % 4 != 0 {
+        if start.saturating_mul(element_bytes) % 4 != 0 {
             add(format!(
                 "starts at byte {}, no multiple of 4",
-                start * element_bytes
+                start.saturating_mul(element_bytes)
             ));
         }
         let reach = (repeats - 1)

@@ -92,7 +92,7 @@ impl Values<'_> {
                     index: op.int("index")?,
                     // An attribute, or in later versions of the dialect an operand.
                     value: match op.text("value") {
-                        Some(_) => op.int("value")?,
+                        Some(_) => op.required("value", text::word)?,
                         None => self.constant(op)?,
                     },
                 }

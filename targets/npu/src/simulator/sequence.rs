@@ -118,7 +118,11 @@ impl Simulator {
             .collect();
         let size = buffers[transfer.argument].0.len();
         let mut span = Vec::new();
-        for (at, bytes) in pieces(transfer.start(), &dims, element_bytes) {
+        for (at, bytes) in pieces(
+            transfer.start().clamp(-(1 << 40), 1 << 40),
+            &dims,
+            element_bytes,
+        ) {
             if at < 0 || at + bytes as i64 > size as i64 {
                 return Err(SimulationError::HostOutOfBounds {
                     line,

@@ -135,4 +135,29 @@ fn the_checker_refuses_patterns_that_descriptors_cannot_do() {
         Checker,
         &["@a_in", "no link takes", "@a_core", "no link fills"],
     );
+    caught(
+        "a depth that becomes another",
+        ONE,
+        &[(
+            "sym_name = \"a_core\", elemNumber = 2 : i32",
+            "sym_name = \"a_core\", elemNumber = 4 : i32",
+        )],
+        Checker,
+        &["@a_core", "a depth of 4 becomes 2", "tile (0, 2)"],
+    );
+    caught(
+        "a stride longer than the element",
+        ONE,
+        &[(
+            "<size = 8, stride = 128>, <size = 4, stride = 8>",
+            "<size = 8, stride = 128>, <size = 1, stride = 2048>, <size = 4, stride = 8>",
+        )],
+        Checker,
+        &[
+            "@a_core",
+            "5 dimensions",
+            "a stride of 2048 elements",
+            "has 1024",
+        ],
+    );
 }

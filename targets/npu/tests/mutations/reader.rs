@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn the_reader_refuses_what_it_does_not_know() {
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case; 14] = [
+    let cases: [Case; 16] = [
         (
             "an unknown op",
             &[("\"aie.objectfifo.link\"", "\"aie.objectfifo.bind\"")],
@@ -79,6 +79,22 @@ fn the_reader_refuses_what_it_does_not_know() {
             "a value that does not exist",
             &[("vector.load %a[%a_at]", "vector.load %a[%a_on]")],
             &["MLIR refuses", "undeclared"],
+        ),
+        (
+            "a number that no array has",
+            &[(
+                "<size = 8, stride = 128>",
+                "<size = 8, stride = 9223372036854775807>",
+            )],
+            &["dimensionsToStream"],
+        ),
+        (
+            "an element that no memory holds",
+            &[(
+                "!aie.objectfifo<memref<32x32xi8>>",
+                "!aie.objectfifo<memref<4294967296x4294967296xi8>>",
+            )],
+            &["elemType"],
         ),
         (
             "a FIFO twice",
