@@ -25,7 +25,7 @@ setup: ## Install what building and testing need; quiet when nothing is missing
 
 build: ## Build gemc and gemrun, optimised, into target/release
 	@.ci/setup build
-	cargo build --release --locked -p gembin-compiler -p gembin-runtime --bins
+	cargo build --release --locked $$(.ci/features) -p gembin-compiler -p gembin-runtime --bins
 
 demo: build ## Compile a small story model and let it write (PROMPT="..." for your own)
 	@mkdir -p $(dir $(DEMO))

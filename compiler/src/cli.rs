@@ -1,12 +1,14 @@
 //! gemc's commands and their arguments.
 
 mod isa;
+mod npu;
 
 use anyhow::Result;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Progress, Quant};
 use gembin_compiler::synth;
 use gembin_passes::Stage;
+use gembin_target_npu::array::Array;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -68,23 +70,49 @@ struct Compile {
 }
 
 /// Print what the compiler makes of a checkpoint, at any stage.
+///
+/// The last stage, npu, is a folder: one module of MLIR-AIE for each configuration of the NPU's array, and a table of
+/// what is predicted of it.
 #[derive(ClapArgs)]
 #[command(after_help = format!("\
 Stages, in order: {}.
 
 Examples:
   gemc emit gemma-3-1b-it --stage import
-  gemc emit gemma-3-1b-it --stage plan --quant q4 -o plan.gir", stage_names()))]
+  gemc emit gemma-3-1b-it --stage plan --quant q4 -o plan.gir
+  gemc emit --preset gemma-3-4b --stage npu --quant q4 -o designs", stage_names()))]
 struct Emit {
     /// The checkpoint's directory.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "preset",
+        conflicts_with = "preset"
+    )]
+    dir: Option<PathBuf>,
+    /// A model's shapes in place of a checkpoint; its weights are not needed.
+    #[arg(long, value_name = "NAME", value_parser = parse_preset)]
+    preset: Option<synth::Preset>,
     /// The stage to print.
     #[arg(long, value_name = "STAGE", value_parser = parse_stage)]
-    stage: Stage,
-    /// Write to a file instead of standard output.
-    #[arg(short, long, value_name = "FILE")]
+    stage: EmitStage,
+    /// Write to a file, or for npu into a folder, instead of standard output.
+    #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
+    /// The array that the stage npu is for: npu1 (Phoenix, Hawk Point), npu2 (Strix Point, Krackan Point).
+    #[arg(long, value_name = "ARRAY", default_value = "npu1", value_parser = npu::parse_array)]
+    array: &'static Array,
+    /// Numbers of tokens that the stage npu makes sequences for.
+    #[arg(
+        long,
+        value_name = "TOKENS,..",
+        value_delimiter = ',',
+        default_value = "1,32,64,256,512",
+        value_parser = clap::value_parser!(u32).range(1..=4096)
+    )]
+    tokens: Vec<u32>,
+    /// The text of the AIE dialect that the vendor's compiler at hand reads: until August 2026, or later.
+    #[arg(long, value_enum, default_value_t = npu::DialectArg::Subviews)]
+    aie_dialect: npu::DialectArg,
     #[command(flatten)]
     options: Options,
 }
@@ -197,12 +225,25 @@ impl Options {
     }
 }
 
-fn stage_names() -> String {
-    Stage::ALL.map(Stage::name).join(", ")
+/// What `gemc emit` prints.
+#[derive(Clone, Copy)]
+enum EmitStage {
+    /// The IR after a stage of the passes.
+    Ir(Stage),
+    /// The NPU's modules.
+    Npu,
 }
 
-fn parse_stage(name: &str) -> Result<Stage, String> {
-    Stage::from_name(name).ok_or_else(|| format!("the stages are {}", stage_names()))
+fn stage_names() -> String {
+    format!("{}, npu", Stage::ALL.map(Stage::name).join(", "))
+}
+
+fn parse_stage(name: &str) -> Result<EmitStage, String> {
+    match (Stage::from_name(name), name) {
+        (Some(stage), _) => Ok(EmitStage::Ir(stage)),
+        (None, "npu") => Ok(EmitStage::Npu),
+        (None, _) => Err(format!("the stages are {}", stage_names())),
+    }
 }
 
 fn parse_preset(name: &str) -> Result<synth::Preset, String> {
@@ -262,7 +303,17 @@ fn compile(args: &Compile) -> Result<()> {
 }
 
 fn emit(args: &Emit) -> Result<()> {
-    let imported = pipeline::import_and_run(&args.dir, &args.options.compile(), args.stage)?;
+    let shapes = args.preset.map(preset_folder).transpose()?;
+    let dir = match (&args.dir, &shapes) {
+        (Some(dir), _) => dir.as_path(),
+        (None, Some(folder)) => folder.path(),
+        (None, None) => anyhow::bail!("give a checkpoint's directory or --preset"),
+    };
+    let stage = match args.stage {
+        EmitStage::Ir(stage) => stage,
+        EmitStage::Npu => return npu::emit(args, dir),
+    };
+    let imported = pipeline::import_and_run(dir, &args.options.compile(), stage)?;
     let text = gembin_ir::text::print(&imported.module);
     match &args.output {
         Some(path) => {
@@ -276,6 +327,14 @@ fn emit(args: &Emit) -> Result<()> {
         None => print(&text)?,
     }
     Ok(())
+}
+
+/// A preset's shapes as a checkpoint without values, in a folder that goes when it is dropped.
+fn preset_folder(preset: synth::Preset) -> Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()
+        .map_err(|error| anyhow::anyhow!("cannot make a temporary folder: {error}"))?;
+    synth::shapes(preset, folder.path())?;
+    Ok(folder)
 }
 
 /// Writes to standard output.

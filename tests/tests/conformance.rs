@@ -4,16 +4,17 @@
 //! in chunks past its window and past a ring of its cache, then token by token, for one sequence and for several.
 //! Logits of every token are compared with the interpreter's, which reads the very bytes of the bundle.
 
+use gembin_bundle::gpu::MatrixShape;
 use gembin_compiler::assemble::WeightTable;
 use gembin_compiler::pipeline::{self, CompileOptions, KvFormat, Quant};
 use gembin_compiler::reference::PackedWeights;
 use gembin_ir::interp::{Inputs, Interpreter};
 use gembin_passes::Stage;
-use gembin_runtime::drivers::vulkan::{CacheFolder, Variants, VulkanOptions};
+use gembin_runtime::drivers::vulkan::{CacheFolder, Gpu, Variants, VulkanOptions};
 use gembin_runtime::engine::{Engine, OpenOptions, Wanted};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_tests::random_model::{Random, RandomModel};
-use gembin_tests::{relative_l2, scratch_dir};
+use gembin_tests::{mesa, relative_l2, scratch_dir};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -376,6 +377,92 @@ fn vulkans_packed_dot_products_compute_the_same() {
     let mut cases = cases();
     cases.retain(|case| case.quant != Quant::None);
     conform("vulkan dot4", cases, &options, on_a_gpu);
+}
+
+/// Kinds of matrix units, and the variants on them.
+const F16_MATRICES: [(MatrixShape, &str); 2] = [
+    (MatrixShape::F16x8, "matrix8"),
+    (MatrixShape::F16x16, "matrix16"),
+];
+const INT8_MATRICES: [(MatrixShape, &str); 3] = [
+    (MatrixShape::I8x8, "int8-matrix8"),
+    (MatrixShape::I8x16, "int8-matrix16"),
+    (MatrixShape::I8x16x32, "int8-matrix16x32"),
+];
+
+/// Runs something with the variants on each of those kinds of matrix units that a device here has.
+///
+/// A device that has them must have the variants: the driver refuses a name that no kernel has. That none has any is
+/// told: `make test` runs these tests once more on the Mesa that has, and counts a line `skipped:` where that Mesa is
+/// not there either.
+fn on_matrices(kinds: &[(MatrixShape, &str)], run: impl Fn(&str, &OpenOptions)) {
+    let options = VulkanOptions::default();
+    let gpus = gembin_runtime::drivers::vulkan::gpus(&options).expect("a Vulkan device");
+    let has = |shape: MatrixShape| {
+        gpus.iter().any(|gpu: &Gpu| {
+            let abilities = gpu.abilities.as_ref();
+            abilities.is_ok_and(|abilities| abilities.matrices.contains(&shape))
+        })
+    };
+    let mut untested = true;
+    for &(_, variant) in kinds.iter().filter(|(shape, _)| has(*shape)) {
+        untested = false;
+        run(variant, &vulkan(Variants::Named(variant.into())));
+    }
+    if untested {
+        let (_, variant) = kinds[0];
+        mesa::tell_of_later(&format!(
+            "vulkan {variant}: no device here has its matrices"
+        ));
+    }
+}
+
+#[test]
+fn vulkans_matrices_of_f16_compute_the_same() {
+    on_matrices(&F16_MATRICES, |variant, options| {
+        let mut cases = cases();
+        cases.retain(|case| case.model.name != "wide");
+        conform(&format!("vulkan {variant}"), cases, options, on_a_gpu);
+    });
+}
+
+#[test]
+fn vulkans_matrices_of_int8_compute_the_same() {
+    on_matrices(&INT8_MATRICES, |variant, options| {
+        let mut cases = cases();
+        cases.retain(|case| case.quant != Quant::None && case.model.name != "wide");
+        conform(&format!("vulkan {variant}"), cases, options, on_a_gpu);
+    });
+}
+
+/// Sums of integers are exact, so nothing but the order of f32 sums differs, until an activation of some row lies so
+/// close to a half that it rounds to the other side. In the first row of few layers none does.
+#[test]
+fn vulkans_matrices_of_int8_differ_in_rounding_alone() {
+    on_matrices(&INT8_MATRICES, |variant, options| {
+        for (model, quant) in [
+            (GEMMA2, Quant::Q8),
+            (GEMMA2, Quant::Q4),
+            (GEMMA3, Quant::Q8),
+            (GEMMA3, Quant::Q4),
+        ] {
+            let case = Case {
+                model,
+                quant,
+                kv: KvFormat::F32,
+                chunk: 32,
+                sequences: 1,
+            };
+            let dir = scratch_dir();
+            let bundle = case.compile(dir.path());
+            let want = case.interpret(dir.path(), &bundle);
+            let got = case.run(&bundle, options);
+            let distance = relative_l2(&got.prefill[0], &want.prefill[0]);
+            let about = format!("{}: {variant} first row {distance:.2e}", case.name());
+            eprintln!("{about}");
+            assert!(distance < 1e-5, "{about}");
+        }
+    });
 }
 
 #[test]

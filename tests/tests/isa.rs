@@ -183,6 +183,49 @@ fn prefill_uses_the_matrix_units_and_gathers_nothing() {
     );
 }
 
+#[test]
+fn prefill_on_matrices_of_int8_gathers_nothing() {
+    let rule = |code: &Code| {
+        let (wmma, wide) = (code.count("wmma"), code.loads(128, 129));
+        let narrow = code.loads(0, 32);
+        (wmma == 0 || wide == 0 || narrow > 0)
+            .then(|| format!("wmma {wmma}, loads of 16 bytes {wide}, narrow {narrow}"))
+    };
+    hold(
+        "a matrix by a matrix as int8",
+        |quant| quant != "none",
+        |code| code.variant == "int8-matrix16",
+        rule,
+    );
+}
+
+#[test]
+fn products_of_int8_are_the_chips_own() {
+    if mesa::radv_null().is_none() {
+        return;
+    }
+    for (quant, kernel) in [("q4", "gemm q4"), ("q8", "gemm q8")] {
+        let model = ["isa", "--preset", "gemma-3-1b", "--quant", quant];
+        let said = gemc(model.iter().chain(&["--kernel", kernel, "--asm"])).success();
+        let listings: Vec<&str> = said
+            .split("\n== ")
+            .filter(|listing| {
+                listing
+                    .lines()
+                    .next()
+                    .is_some_and(|of| of.contains(" int8-matrix16 "))
+            })
+            .collect();
+        assert!(!listings.is_empty(), "{said}");
+        for listing in listings {
+            let of = listing.lines().next().unwrap_or_default();
+            let count = |what: &str| listing.matches(what).count();
+            assert!(count("v_wmma_i32_16x16x16_iu8") > 0, "{of}");
+            assert_eq!(count("v_wmma_f32"), 0, "{of}");
+        }
+    }
+}
+
 /// After a change of kernels: `INSTA_UPDATE=always cargo test -p gembin-tests --test isa`.
 #[test]
 fn figures_of_real_shapes() {

@@ -1,6 +1,6 @@
 //! `gemc isa`: what kernels become on an AMD chip.
 
-use super::{Options, parse_preset};
+use super::{Options, parse_preset, preset_folder};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use gembin_bundle::gpu::{MAX_BINDINGS, MAX_IMMEDIATES, Needs};
@@ -125,10 +125,9 @@ fn jobs(args: &Isa) -> Result<Vec<Job>> {
             path.display().to_string(),
         ),
         (None, Some(preset)) => {
-            let dir = tempfile::tempdir().map_err(no_temporary_folder)?;
-            synth::shapes(preset, dir.path())?;
+            let folder = preset_folder(preset)?;
             (
-                pipeline::lower(dir.path(), &args.options.compile())?,
+                pipeline::lower(folder.path(), &args.options.compile())?,
                 preset.name().to_owned(),
             )
         }
@@ -145,10 +144,6 @@ fn jobs(args: &Isa) -> Result<Vec<Job>> {
         bail!("{from}: has no kernels for a GPU; {why}");
     }
     Ok(isa::jobs(&manifest.kernels))
-}
-
-fn no_temporary_folder(error: std::io::Error) -> anyhow::Error {
-    anyhow::anyhow!("cannot make a temporary folder: {error}")
 }
 
 /// SPIR-V from a file, as a kernel with all the bindings and push constants that one may have.

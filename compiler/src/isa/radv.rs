@@ -350,6 +350,7 @@ fn shape_of(p: &vk::CooperativeMatrixPropertiesKHR) -> Option<MatrixShape> {
         [8, 8, 8] if floats => Some(MatrixShape::F16x8),
         [16, 16, 16] if integers => Some(MatrixShape::I8x16),
         [8, 8, 8] if integers => Some(MatrixShape::I8x8),
+        [16, 16, 32] if integers => Some(MatrixShape::I8x16x32),
         _ => None,
     }
 }

@@ -103,6 +103,7 @@ fn shape_name(shape: MatrixShape) -> &'static str {
         MatrixShape::F16x8 => "f16 8x8x8",
         MatrixShape::I8x16 => "s8 16x16x16",
         MatrixShape::I8x8 => "s8 8x8x8",
+        MatrixShape::I8x16x32 => "s8 16x16x32",
     }
 }
 

@@ -48,7 +48,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 pub const MAGIC: [u8; 8] = *b"GEMBIN\0\x1a";
 
 /// Version of the container and of the manifest's encoding.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Oldest runtime that can execute what this version of the crate writes.
 pub const MIN_RUNTIME_VERSION: Version = Version::new(0, 1, 0);

@@ -1,7 +1,9 @@
 //! Steps of the Vulkan driver: dispatches of compute kernels over spans of the arena, weights and caches.
 //!
 //! A kernel is SPIR-V in the manifest, in one or more variants; the driver takes the first variant whose needs the
-//! device meets. Variants of a kernel read and write the same bytes in the same layouts; they differ in how.
+//! device meets. Variants of a kernel read and write the same bytes in the same layouts; they differ in how. With one
+//! exception: activations that one kernel prepares and another multiplies may lie there in one of several forms
+//! ([`Activations`]). The driver chooses one form for all kernels of a plan, and then the first variants that have it.
 //!
 //! Interface of every kernel: entry point `main`; descriptor set 0 with storage buffers at bindings `0..bindings.len()`
 //! in the order of [`GpuStep::bindings`]; push constants: the words of [`GpuStep::immediates`], from byte 0 on. A
@@ -99,6 +101,42 @@ pub struct Variant {
     pub workgroup_bytes: u32,
     /// Items of [`GpuStep::work`] that one workgroup does, in each dimension.
     pub tile: [u32; 3],
+    /// What it does with activations that have one of several forms. Of a kernel, all variants prepare, all read, or
+    /// none does either.
+    pub activations: Option<Activations>,
+}
+
+/// What a variant does with activations whose form is the driver's choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Activations {
+    /// Writes them so.
+    Prepares(Form),
+    /// Reads them so.
+    Reads(Form),
+}
+
+impl Activations {
+    /// The form.
+    pub fn form(self) -> Form {
+        match self {
+            Activations::Prepares(form) | Activations::Reads(form) => form,
+        }
+    }
+}
+
+/// A form of activations.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Form {
+    /// f16, with a scale a row.
+    #[default]
+    F16,
+    /// int8, with a scale a group.
+    Int8,
+}
+
+impl Form {
+    /// All of them.
+    pub const ALL: [Form; 2] = [Form::F16, Form::Int8];
 }
 
 /// What a variant needs of a device beyond Vulkan 1.3.
@@ -123,6 +161,8 @@ pub enum MatrixShape {
     I8x16,
     /// s8 x s8 + s32, 8 x 8 x 8.
     I8x8,
+    /// s8 x s8 + s32, 16 x 16 with 32 columns of the one by 32 rows of the other.
+    I8x16x32,
 }
 
 /// One dispatch.

@@ -7,6 +7,10 @@
 {% include "int8_groups" %}
 
 @group(0) @binding({{ b_out }}) var<storage, read_write> out: array<u32>;
+{% if many %}
+// For rows of f16.
+@group(0) @binding({{ b_row_scale }}) var<storage, read_write> row_scale: array<f32>;
+{% endif %}
 
 fn consume(row: u32, i: u32, value: vec4<f32>) {
     let q = quantize(value);

@@ -59,6 +59,7 @@ pub(crate) fn candidates(
         needs: Needs::default(),
         subgroup: None,
         tile: [1, 1, 1],
+        activations: None,
     };
     let find = constants! {
         threads: THREADS,

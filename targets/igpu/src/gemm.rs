@@ -1,22 +1,28 @@
 //! Linears over many rows: dispatches of a matrix multiplication, its kernels and how they are tiled.
 //!
-//! `y[r][c] = scale[r] * sum_k a[r][k] w[c][k]` with f16 activations (`F16Activations`) and f32 sums. A workgroup
-//! makes a tile of results: in steps over `k` it brings a tile of the activations and one of the weights, turned into
-//! f16, into workgroup memory, while it multiplies those of the step before. Three variants:
+//! `y[r][c] = sum_k a[r][k] w[c][k]` with f32 sums. A workgroup makes a tile of results: in steps over `k` it brings a
+//! tile of the activations and one of the weights into workgroup memory, while it multiplies those of the step before.
+//! Variants, best first:
 //!
-//! - `matrix16`: cooperative matrices of 16 x 16 x 16, subgroups of 32;
-//! - `matrix8`: cooperative matrices of 8 x 8 x 8, subgroups of 8;
+//! - `matrix16`: cooperative matrices of f16, 16 x 16 x 16, subgroups of 32;
+//! - `matrix8`: the same of 8 x 8 x 8, subgroups of 8;
+//! - `int8-matrix16x32`, `int8-matrix16`, `int8-matrix8`: for quantized weights, cooperative matrices of int8 with
+//!   sums of int32, subgroups of the same sizes; see `gemm/int8.rs`;
 //! - `portable`: f32 arithmetic, any device.
 //!
-//! Weights of every format become f16 on the matrix units: that loses less than the activations lose.
+//! Where it is not of int8, activations are f16 with a scale a row (`F16Activations`), and weights of every format
+//! become f16 on the matrix units: that loses less than the activations lose. Int8 comes behind f16 because of the
+//! Radeon 780M, whose units take as long for both: the scales of groups cost more than it saves.
 
 use crate::constants;
 use crate::error::LowerError;
-use crate::kernel::{Spec, VariantSpec};
+use crate::kernel::{Constants, Spec, VariantSpec};
 use crate::linear::activations::F16Activations;
 use crate::lowering::{Lowering, pieces};
 use gembin_bundle::cpu::{Epilogue, LinearStep};
-use gembin_bundle::gpu::{Access, BindingNeed, Extent, MatrixShape, Needs, Resource};
+use gembin_bundle::gpu::{
+    Access, Activations, BindingNeed, Extent, Form, MatrixShape, Needs, Resource,
+};
 use gembin_bundle::layout::{self, BLOCK_ROWS, Format};
 use gembin_bundle::manifest::RowSet;
 
@@ -94,6 +100,16 @@ impl GemmTuning {
         if groups >= BUSY_GROUPS { large } else { small }
     }
 
+    /// As [`GemmTuning::matrix16`] for int8: subgroups of fewer results, since scales take registers too.
+    pub fn int8_matrix16(max_rows: u32, n: u32) -> Self {
+        let f16 = Self::matrix16(max_rows, n);
+        Self {
+            tile_k: 64,
+            subgroup_m: 32,
+            ..f16
+        }
+    }
+
     /// Tiling for 8 x 8 x 8 matrices in subgroups of 8: small, since the one known device with them is a processor whose
     /// compiler takes seconds for larger ones.
     pub fn matrix8() -> Self {
@@ -113,9 +129,9 @@ impl GemmTuning {
         (self.tile_m / self.subgroup_m) * (self.tile_n / self.subgroup_n) * self.slices
     }
 
-    /// Elements of 16 bytes of the tiles in workgroup memory.
-    fn tile_elements(self) -> u32 {
-        self.stages * (self.tile_m + self.tile_n) * (self.tile_k / OCTET + 1)
+    /// Elements of 16 bytes of the tiles in workgroup memory, of so many columns each.
+    fn tile_elements(self, columns: u32) -> u32 {
+        self.stages * (self.tile_m + self.tile_n) * (self.tile_k / columns + 1)
     }
 
     /// Elements of 16 bytes of all sums in workgroup memory.
@@ -124,31 +140,40 @@ impl GemmTuning {
     }
 
     /// Whether all sums go through workgroup memory at once: where slices meet, and where it takes no more memory.
-    fn whole_sums(self) -> bool {
-        self.slices > 1 || self.sum_elements() <= self.tile_elements()
+    fn whole_sums(self, columns: u32) -> bool {
+        self.slices > 1 || self.sum_elements() <= self.tile_elements(columns)
     }
 
     /// Elements of 16 bytes in workgroup memory: the tiles, or the sums on their way out if they are larger.
-    fn elements(self, mat: u32) -> u32 {
-        let sums = match self.whole_sums() {
+    fn elements(self, mat: u32, columns: u32) -> u32 {
+        let sums = match self.whole_sums(columns) {
             true => self.sum_elements(),
             false => self.subgroups() * mat * (STRIP / 4 + 1),
         };
-        self.tile_elements().max(sums)
+        self.tile_elements(columns).max(sums)
     }
 }
 
 /// The kernel of a multiplication. Bindings: call, activations, their scales, weights, scales if quantized, result.
 pub fn spec(shape: &GemmShape) -> Spec {
     let matrix16 = GemmTuning::matrix16(shape.max_rows, shape.n);
+    let mut variants = vec![
+        matrix_variant(shape, MatrixShape::F16x16, matrix16),
+        matrix_variant(shape, MatrixShape::F16x8, GemmTuning::matrix8()),
+    ];
+    if shape.format.is_quantized() {
+        let int8 = GemmTuning::int8_matrix16(shape.max_rows, shape.n);
+        variants.extend([
+            matrix_variant(shape, MatrixShape::I8x16x32, int8),
+            matrix_variant(shape, MatrixShape::I8x16, int8),
+            matrix_variant(shape, MatrixShape::I8x8, GemmTuning::matrix8()),
+        ]);
+    }
+    variants.push(portable_variant(shape));
     Spec {
         name: name(shape),
         bindings: bindings(shape),
-        variants: vec![
-            matrix_variant(shape, MatrixShape::F16x16, matrix16),
-            matrix_variant(shape, MatrixShape::F16x8, GemmTuning::matrix8()),
-            portable_variant(shape),
-        ],
+        variants,
     }
 }
 
@@ -206,7 +231,7 @@ fn padded_k(k: u32) -> u32 {
 }
 
 /// Constants that all templates have in common.
-fn shape_constants(shape: &GemmShape) -> crate::kernel::Constants {
+fn shape_constants(shape: &GemmShape) -> Constants {
     let (epilogue, cap) = match shape.epilogue {
         Epilogue::None => ("none", 0.0),
         Epilogue::Geglu => ("geglu", 0.0),
@@ -228,15 +253,86 @@ fn shape_constants(shape: &GemmShape) -> crate::kernel::Constants {
     }
 }
 
-/// A variant on matrix units.
+/// A variant on matrix units: of f16, or of int8 for a quantized format.
 ///
 /// # Panics
-/// When the tuning breaks its fields' rules.
+/// When the tuning breaks its fields' rules, or int8 meets a format that is not quantized.
 pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning) -> VariantSpec {
-    let (name, mat, subgroup) = match matrix {
-        MatrixShape::F16x16 | MatrixShape::I8x16 => ("matrix16", 16, 32),
-        MatrixShape::F16x8 | MatrixShape::I8x8 => ("matrix8", 8, 8),
-    };
+    let units = Units::of(matrix);
+    let mut constants = shape_constants(shape);
+    constants.extend(tiling_constants(shape, units, tuning));
+    if units.is_int8() {
+        constants.extend(int8::constants(shape, units, tuning));
+    } else {
+        constants.extend(f16_constants(units, tuning));
+    }
+    VariantSpec {
+        name: units.name,
+        template: if units.is_int8() {
+            "gemm_int8"
+        } else {
+            "gemm_matrix"
+        },
+        constants,
+        needs: Needs {
+            f16: !units.is_int8(),
+            matrix: Some(matrix),
+            ..Needs::default()
+        },
+        subgroup: Some(units.subgroup),
+        tile: [tuning.tile_m, tuning.tile_n, 1],
+        activations: activations(
+            shape,
+            if units.is_int8() {
+                Form::Int8
+            } else {
+                Form::F16
+            },
+        ),
+    }
+}
+
+/// The form that a variant reads, of the two that there are for quantized weights.
+fn activations(shape: &GemmShape, form: Form) -> Option<Activations> {
+    let has_choice = shape.format.is_quantized();
+    has_choice.then_some(Activations::Reads(form))
+}
+
+/// What variants on matrix units are made for.
+#[derive(Clone, Copy)]
+struct Units {
+    name: &'static str,
+    /// Rows and columns of a matrix of sums.
+    mat: u32,
+    /// Columns of a matrix of int8 activations, if it is of int8.
+    int8_columns: Option<u32>,
+    subgroup: u32,
+}
+
+impl Units {
+    fn of(matrix: MatrixShape) -> Self {
+        let (name, mat, int8_columns, subgroup) = match matrix {
+            MatrixShape::F16x16 => ("matrix16", 16, None, 32),
+            MatrixShape::F16x8 => ("matrix8", 8, None, 8),
+            MatrixShape::I8x16 => ("int8-matrix16", 16, Some(16), 32),
+            MatrixShape::I8x8 => ("int8-matrix8", 8, Some(8), 8),
+            MatrixShape::I8x16x32 => ("int8-matrix16x32", 16, Some(32), 32),
+        };
+        Self {
+            name,
+            mat,
+            int8_columns,
+            subgroup,
+        }
+    }
+
+    fn is_int8(self) -> bool {
+        self.int8_columns.is_some()
+    }
+}
+
+/// Constants that the templates on matrix units have in common.
+fn tiling_constants(shape: &GemmShape, units: Units, tuning: GemmTuning) -> Constants {
     let GemmTuning {
         tile_m,
         tile_n,
@@ -246,14 +342,14 @@ pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning
         stages,
         slices,
     } = tuning;
+    let (mat, subgroup) = (units.mat, units.subgroup);
     assert!(tile_m % subgroup_m == 0 && subgroup_m % mat == 0);
     assert!(tile_n % subgroup_n == 0 && subgroup_n % STRIP == 0);
     assert!(padded_k(shape.k).is_multiple_of(tile_k) && tile_k.is_multiple_of(slices * mat));
     assert!(stages == 1 || stages == 2);
     let steps = shape.k.div_ceil(tile_k);
     let padded_words = shape.format.words(shape.k) * u64::from(shape.format.values_per_word());
-    let mut constants = shape_constants(shape);
-    constants.extend(constants! {
+    constants! {
         mat: mat,
         subgroup_size: subgroup,
         tile_m: tile_m,
@@ -263,25 +359,20 @@ pub fn matrix_variant(shape: &GemmShape, matrix: MatrixShape, tuning: GemmTuning
         subgroup_n: subgroup_n,
         stages: stages,
         slices: slices,
-        whole: tuning.whole_sums(),
         strip: STRIP,
         threads: tuning.subgroups() * subgroup,
-        tile_elements: tuning.elements(mat),
         steps: steps,
         k_tail: u64::from(steps * tile_k) != padded_words,
         out_vectors: shape.out_cols.is_multiple_of(4) && shape.y_cols.is_multiple_of(4),
-    });
-    VariantSpec {
-        name,
-        template: "gemm_matrix",
-        constants,
-        needs: Needs {
-            f16: true,
-            matrix: Some(matrix),
-            ..Needs::default()
-        },
-        subgroup: Some(subgroup),
-        tile: [tile_m, tile_n, 1],
+    }
+}
+
+/// Constants of the template on matrix units of f16.
+fn f16_constants(units: Units, tuning: GemmTuning) -> Constants {
+    constants! {
+        row_scales: true,
+        whole: tuning.whole_sums(OCTET),
+        tile_elements: tuning.elements(units.mat, OCTET),
     }
 }
 
@@ -294,6 +385,7 @@ pub fn portable_variant(shape: &GemmShape) -> VariantSpec {
         needs: Needs::default(),
         subgroup: None,
         tile: [PORTABLE_TILE, PORTABLE_TILE, 1],
+        activations: activations(shape, Form::F16),
     }
 }
 
@@ -355,5 +447,6 @@ pub(crate) fn gemm(
     Ok(())
 }
 
+mod int8;
 #[cfg(test)]
 mod tests;

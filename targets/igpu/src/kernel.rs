@@ -6,7 +6,7 @@
 //! every dispatch to that.
 
 use crate::error::LowerError;
-use gembin_bundle::gpu::{BindingNeed, Kernel, KernelIdx, Needs, Variant};
+use gembin_bundle::gpu::{Activations, BindingNeed, Kernel, KernelIdx, Needs, Variant};
 use minijinja::Environment;
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -52,6 +52,8 @@ pub struct VariantSpec {
     pub subgroup: Option<u32>,
     /// Items of work a workgroup does.
     pub tile: [u32; 3],
+    /// What it does with activations that have one of several forms.
+    pub activations: Option<Activations>,
 }
 
 /// Whether naga guards every access. Guarded kernels are for tests: they must compute the same.
@@ -130,6 +132,7 @@ impl Kernels {
                 subgroup: variant.subgroup,
                 workgroup_bytes: made.workgroup_bytes,
                 tile: variant.tile,
+                activations: variant.activations,
             });
             sources.push(wgsl);
         }

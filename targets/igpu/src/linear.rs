@@ -70,7 +70,7 @@ pub(crate) fn linear(
     };
     match many {
         true => {
-            let activations = prepare::f16(l, label, step, parts)?;
+            let activations = prepare::many(l, label, step, parts)?;
             gemm::gemm(l, label, step, &activations)
         }
         false => gemv_rows::gemv_rows(l, label, step, parts),

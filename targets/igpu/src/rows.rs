@@ -210,6 +210,7 @@ fn portable(template: &'static str, constants: Constants) -> VariantSpec {
         needs: Needs::default(),
         subgroup: None,
         tile: [THREADS, 1, 1],
+        activations: None,
     }
 }
 

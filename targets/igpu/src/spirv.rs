@@ -17,6 +17,8 @@ use rspirv::dr::{Instruction, Module, Operand};
 use rspirv::spirv::{Decoration, GlslStd450Op, MemorySemantics, Op, Scope, StorageClass, Word};
 use std::collections::{HashMap, HashSet};
 
+mod int8;
+
 /// What stands between a variable's name and the type it is viewed as.
 const VIEW: &str = "_as_";
 
@@ -32,6 +34,7 @@ pub(crate) fn is_view(name: &str) -> bool {
 pub(crate) fn adjust(code: Vec<u32>) -> Result<Vec<u32>, String> {
     let mut module = rspirv::dr::load_words(&code).map_err(|error| error.to_string())?;
     let generator = module.header.as_ref().map(|header| header.generator);
+    int8::integers(&mut module)?;
     resolve_views(&mut module)?;
     cast_halves(&mut module);
     construct_zero_matrices(&mut module);

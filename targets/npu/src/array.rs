@@ -166,6 +166,9 @@ impl Operands {
 }
 
 impl Array {
+    /// Every generation.
+    pub const ALL: [fn() -> &'static Array; 2] = [Array::npu1, Array::npu2];
+
     /// XDNA1.
     pub fn npu1() -> &'static Array {
         static ARRAY: LazyLock<Array> = LazyLock::new(|| read(NPU1));
@@ -180,8 +183,9 @@ impl Array {
 
     /// The array whose modules carry this value of the device attribute.
     pub fn of_mlir_device(device: i32) -> Option<&'static Array> {
-        [Array::npu1(), Array::npu2()]
+        Array::ALL
             .into_iter()
+            .map(|array| array())
             .find(|array| array.mlir_device == device)
     }
 

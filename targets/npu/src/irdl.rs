@@ -4,7 +4,8 @@
 //! MLIR registers it in a context of its own, where the module is parsed a second time. Two things need dressing first:
 //! IRDL takes no dots in names and knows no terminators, and attributes of a dialect without a parser do not parse.
 
-use crate::module::{Diagnostics, context, context_for_definitions};
+use crate::mlir::{context, context_for_definitions};
+use crate::module::Diagnostics;
 use melior::ir::Module;
 use melior::ir::RegionLike;
 use melior::ir::block::BlockLike;

@@ -5,13 +5,22 @@
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
 #[cfg(feature = "mlir")]
+pub mod aie;
+#[cfg(feature = "mlir")]
 pub mod allocation;
 pub mod array;
+pub mod cost;
+#[cfg(feature = "mlir")]
+pub mod design;
 #[cfg(feature = "mlir")]
 pub mod irdl;
 #[cfg(feature = "mlir")]
 pub mod legality;
 #[cfg(feature = "mlir")]
+pub mod mlir;
+#[cfg(feature = "mlir")]
 pub mod module;
+#[cfg(feature = "mlir")]
+pub mod regions;
 #[cfg(feature = "mlir")]
 pub mod simulator;

@@ -9,7 +9,7 @@
 mod attributes;
 mod body;
 mod calls;
-mod context;
+mod diagnostics;
 mod read;
 mod read_core;
 mod read_sequence;
@@ -21,7 +21,7 @@ pub use body::{
 };
 pub use types::{MemRef, Scalar, Type};
 
-pub(crate) use context::{Diagnostics, context, context_for_definitions};
+pub(crate) use diagnostics::Diagnostics;
 
 use std::fmt;
 
@@ -332,7 +332,7 @@ pub enum ModuleError {
 impl Module {
     /// Reads a module: text of MLIR, ops of the AIE dialects in the generic form.
     pub fn read(text: &str) -> Result<Module, ModuleError> {
-        let context = context();
+        let context = crate::mlir::context();
         let diagnostics = Diagnostics::attach(&context);
         let parsed = melior::ir::Module::parse(&context, &calls::dress(text));
         let Some(parsed) = parsed else {

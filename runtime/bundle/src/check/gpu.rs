@@ -10,6 +10,7 @@ use crate::gpu::{
 };
 use crate::manifest::{Cache, RowSet, Span};
 use std::collections::HashSet;
+use std::mem::discriminant;
 
 /// First word of every SPIR-V module.
 const SPIRV_MAGIC: u32 = 0x0723_0203;
@@ -56,6 +57,14 @@ pub(super) fn check_kernels(kernels: &[Kernel]) -> Result<(), CheckError> {
                 ));
             }
             check_variant(&format!("{place}, variant {:?}", variant.name), variant)?;
+        }
+        let role = |variant: &Variant| variant.activations.as_ref().map(discriminant);
+        let first = kernel.variants.first().and_then(role);
+        if kernel.variants.iter().any(|variant| role(variant) != first) {
+            return Err(CheckError::at(
+                place,
+                "its variants do not agree on whether they prepare or read activations",
+            ));
         }
     }
     Ok(())

@@ -186,11 +186,12 @@ impl fmt::Display for Abilities {
 }
 
 /// Every kind of matrix, for looking.
-const SHAPES: [MatrixShape; 4] = [
+const SHAPES: [MatrixShape; 5] = [
     MatrixShape::F16x16,
     MatrixShape::F16x8,
     MatrixShape::I8x16,
     MatrixShape::I8x8,
+    MatrixShape::I8x16x32,
 ];
 
 /// The words shown to users.
@@ -200,6 +201,7 @@ pub(super) fn shape_name(shape: MatrixShape) -> &'static str {
         MatrixShape::F16x8 => "f16 8x8x8",
         MatrixShape::I8x16 => "int8 16x16x16",
         MatrixShape::I8x8 => "int8 8x8x8",
+        MatrixShape::I8x16x32 => "int8 16x16x32",
     }
 }
 
@@ -483,13 +485,14 @@ fn matrix_shapes(
 /// Whether the device's offer is a multiply of that shape.
 fn is_shape(offer: &vk::CooperativeMatrixPropertiesKHR<'_>, shape: MatrixShape) -> bool {
     use vk::ComponentTypeKHR as T;
-    let (size, factor, sum) = match shape {
-        MatrixShape::F16x16 => (16, T::FLOAT16, T::FLOAT32),
-        MatrixShape::F16x8 => (8, T::FLOAT16, T::FLOAT32),
-        MatrixShape::I8x16 => (16, T::SINT8, T::SINT32),
-        MatrixShape::I8x8 => (8, T::SINT8, T::SINT32),
+    let (size, depth, factor, sum) = match shape {
+        MatrixShape::F16x16 => (16, 16, T::FLOAT16, T::FLOAT32),
+        MatrixShape::F16x8 => (8, 8, T::FLOAT16, T::FLOAT32),
+        MatrixShape::I8x16 => (16, 16, T::SINT8, T::SINT32),
+        MatrixShape::I8x8 => (8, 8, T::SINT8, T::SINT32),
+        MatrixShape::I8x16x32 => (16, 32, T::SINT8, T::SINT32),
     };
-    (offer.m_size, offer.n_size, offer.k_size) == (size, size, size)
+    (offer.m_size, offer.n_size, offer.k_size) == (size, size, depth)
         && (offer.a_type, offer.b_type) == (factor, factor)
         && (offer.c_type, offer.result_type) == (sum, sum)
         && offer.scope == vk::ScopeKHR::SUBGROUP

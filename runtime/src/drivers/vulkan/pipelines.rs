@@ -77,8 +77,13 @@ impl Pipelines {
             layouts: BTreeMap::new(),
             device: Arc::clone(device),
         };
+        let used = used(plan);
+        let kernels = used
+            .iter()
+            .filter_map(|&index| manifest.kernels.get(index as usize));
+        let form = variants::choose_form(kernels, &device.abilities, wish);
         let mut jobs = Vec::new();
-        for index in used(plan) {
+        for index in used {
             let kernel = manifest.kernels.get(index as usize).ok_or_else(|| {
                 unavailable(format!(
                     "the bundle has no kernel {index}; compile it again"
@@ -91,7 +96,7 @@ impl Pipelines {
                     kernel.name
                 )));
             }
-            let variant = variants::choose(kernel, &device.abilities, wish)
+            let variant = variants::choose(kernel, &device.abilities, wish, form)
                 .map_err(|reason| unavailable(format!("{} {reason}", device.title)))?;
             let chosen = Chosen {
                 kernel: kernel.name.clone(),

@@ -187,6 +187,7 @@ fn kernel(
             subgroup: None,
             workgroup_bytes: 0,
             tile: [tile, 1, 1],
+            activations: None,
         }],
     }
 }

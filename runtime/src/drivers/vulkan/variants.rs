@@ -1,8 +1,9 @@
-//! Which variant of a kernel a GPU runs: the first, in the compiler's order, whose needs it meets. Pure.
+//! Which variant of a kernel a GPU runs: the first, in the compiler's order, whose needs it meets, of those that go with
+//! the form of activations that all kernels of a plan share. Pure.
 
 use super::abilities::{Abilities, shape_name};
 use super::capabilities;
-use gembin_bundle::gpu::{Kernel, Variant};
+use gembin_bundle::gpu::{Activations, Form, Kernel, Variant};
 
 /// Which variants of kernels are taken; all compute the same.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -27,7 +28,34 @@ impl Variants {
     }
 }
 
-/// The variant of `kernel` to run.
+/// The form of activations for all kernels of a plan: of those that every one of them can run, the one in which those
+/// that read them run their better variants; the first of equals.
+pub(super) fn choose_form<'a>(
+    kernels: impl Iterator<Item = &'a Kernel> + Clone,
+    abilities: &Abilities,
+    wish: &Variants,
+) -> Form {
+    // How far behind the best variants of all readers those of a form are.
+    let behind = |form: Form| {
+        let mut total = 0;
+        for kernel in kernels.clone() {
+            let is_reader = |v: &Variant| matches!(v.activations, Some(Activations::Reads(_)));
+            let (place, variant) = runnable(kernel, abilities, wish)
+                .into_iter()
+                .enumerate()
+                .find(|(_, variant)| has_form(variant, form))?;
+            total += if is_reader(variant) { place } else { 0 };
+        }
+        Some(total)
+    };
+    Form::ALL
+        .into_iter()
+        .filter_map(|form| Some((behind(form)?, form)))
+        .min_by_key(|&(behind, _)| behind)
+        .map_or(Form::default(), |(_, form)| form)
+}
+
+/// The variant of `kernel` to run where activations have this form.
 ///
 /// # Errors
 /// The kernel's name, and what each variant lacks.
@@ -35,17 +63,11 @@ pub(super) fn choose<'a>(
     kernel: &'a Kernel,
     abilities: &Abilities,
     wish: &Variants,
+    form: Form,
 ) -> Result<&'a Variant, String> {
-    let runs = |variant: &&Variant| lacks(variant, abilities, false).is_none();
-    let found = match wish {
-        Variants::Best => kernel.variants.iter().find(runs),
-        Variants::Portable => kernel.variants.iter().rev().find(runs),
-        Variants::Named(name) => kernel
-            .variants
-            .iter()
-            .find(|v| v.name == *name && lacks(v, abilities, true).is_none())
-            .or_else(|| kernel.variants.iter().find(runs)),
-    };
+    let found = runnable(kernel, abilities, wish)
+        .into_iter()
+        .find(|variant| has_form(variant, form));
     found.ok_or_else(|| {
         let lacking: Vec<String> = kernel
             .variants
@@ -58,6 +80,29 @@ pub(super) fn choose<'a>(
             lacking.join("; ")
         )
     })
+}
+
+/// Whether a variant goes with activations of this form.
+fn has_form(variant: &Variant, form: Form) -> bool {
+    variant.activations.is_none_or(|has| has.form() == form)
+}
+
+/// The variants of a kernel that the GPU can run, in the order of the wish.
+fn runnable<'a>(kernel: &'a Kernel, abilities: &Abilities, wish: &Variants) -> Vec<&'a Variant> {
+    let mut variants: Vec<&Variant> = kernel
+        .variants
+        .iter()
+        .filter(|variant| {
+            let is_named = matches!(wish, Variants::Named(name) if *name == variant.name);
+            lacks(variant, abilities, is_named).is_none()
+        })
+        .collect();
+    match wish {
+        Variants::Best => {}
+        Variants::Portable => variants.reverse(),
+        Variants::Named(name) => variants.sort_by_key(|variant| variant.name != *name),
+    }
+    variants
 }
 
 /// Why variants before the chosen one were passed over: `wmma16 needs subgroups of 32`.
@@ -129,6 +174,7 @@ mod tests {
             subgroup,
             workgroup_bytes: 1024,
             tile: [1, 1, 1],
+            activations: None,
         }
     }
 
@@ -157,7 +203,7 @@ mod tests {
     #[track_caller]
     fn expect(abilities: &Abilities, wish: Variants, want: &str) {
         let kernel = kernel();
-        let got = match choose(&kernel, abilities, &wish) {
+        let got = match choose(&kernel, abilities, &wish, Form::F16) {
             Ok(variant) => variant.name.clone(),
             Err(reason) => reason,
         };
@@ -189,6 +235,83 @@ mod tests {
         expect(&has, Variants::Named("dot4".into()), "dot4");
     }
 
+    /// A kernel that prepares activations, and one that reads them on matrices of either kind.
+    fn kernels_of_forms() -> [Kernel; 3] {
+        let on = |name: &str, matrix, form| Variant {
+            activations: Some(Activations::Reads(form)),
+            ..variant(
+                name,
+                Needs {
+                    matrix,
+                    ..Needs::default()
+                },
+                None,
+            )
+        };
+        let prepares = |name: &str, form| Variant {
+            activations: Some(Activations::Prepares(form)),
+            ..variant(name, Needs::default(), None)
+        };
+        let named = |name: &str, variants| Kernel {
+            name: name.into(),
+            variants,
+            ..kernel()
+        };
+        [
+            named(
+                "prepare",
+                vec![prepares("f16", Form::F16), prepares("int8", Form::Int8)],
+            ),
+            kernel(),
+            named(
+                "gemm",
+                vec![
+                    on("matrix16", Some(MatrixShape::F16x16), Form::F16),
+                    on("int8-matrix16", Some(MatrixShape::I8x16), Form::Int8),
+                    on("portable", None, Form::F16),
+                ],
+            ),
+        ]
+    }
+
+    /// What runs of the kernels of forms.
+    #[track_caller]
+    fn expect_together(matrices: &[MatrixShape], wish: Variants, want: [&str; 3]) {
+        let kernels = kernels_of_forms();
+        let mut has = testing::abilities();
+        has.matrices = matrices.to_vec();
+        let form = choose_form(kernels.iter(), &has, &wish);
+        let got = kernels.each_ref().map(|kernel| {
+            let variant = choose(kernel, &has, &wish, form).expect("it runs");
+            variant.name.as_str()
+        });
+        assert_eq!(got, want, "{matrices:?}");
+    }
+
+    #[test]
+    fn all_kernels_have_activations_in_one_form() {
+        use MatrixShape::{F16x16, I8x16};
+        let f16 = ["f16", "portable", "matrix16"];
+        let int8 = ["int8", "portable", "int8-matrix16"];
+        let plain = ["f16", "portable", "portable"];
+        expect_together(&[F16x16], Variants::Best, f16);
+        expect_together(&[I8x16], Variants::Best, int8);
+        expect_together(&[F16x16, I8x16], Variants::Best, f16);
+        expect_together(&[], Variants::Best, plain);
+        expect_together(&[F16x16, I8x16], Variants::Portable, plain);
+        let named = |name: &str| Variants::Named(name.into());
+        expect_together(&[F16x16, I8x16], named("int8-matrix16"), int8);
+        expect_together(&[F16x16, I8x16], named("matrix16"), f16);
+        expect_together(&[F16x16], named("int8-matrix16"), f16);
+        // A form that a kernel cannot be run in is none for the others either.
+        let mut kernels = kernels_of_forms();
+        kernels[0].variants.truncate(1);
+        let mut has = testing::abilities();
+        has.matrices = vec![I8x16];
+        let form = choose_form(kernels.iter(), &has, &Variants::Best);
+        assert_eq!(form, Form::F16);
+    }
+
     #[test]
     fn what_is_missing_is_named_for_every_variant() {
         let mut has = testing::abilities();
@@ -205,7 +328,7 @@ mod tests {
     fn what_was_passed_over_is_told() {
         let has = testing::abilities();
         let kernel = kernel();
-        let chosen = choose(&kernel, &has, &Variants::Best).unwrap();
+        let chosen = choose(&kernel, &has, &Variants::Best, Form::F16).unwrap();
         assert_eq!(
             passed_over(&kernel, chosen, &has),
             [

@@ -79,6 +79,7 @@ pub(crate) fn rope_kv(l: &mut Lowering<'_>, label: &str, step: &CpuStep) -> Resu
             needs: Needs::default(),
             subgroup: None,
             tile: [HEADS, 1, 1],
+            activations: None,
         }],
     };
     let work = [

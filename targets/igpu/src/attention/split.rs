@@ -239,6 +239,7 @@ impl Shape {
             needs: Needs::default(),
             subgroup: None,
             tile: [self.queries, 1, 1],
+            activations: None,
         }
     }
 

@@ -136,7 +136,7 @@ impl Matrix {
         let threads = self.subgroup * self.subgroups;
         VariantSpec {
             name: match self.shape {
-                MatrixShape::F16x16 | MatrixShape::I8x16 => "matrix16",
+                MatrixShape::F16x16 | MatrixShape::I8x16 | MatrixShape::I8x16x32 => "matrix16",
                 MatrixShape::F16x8 | MatrixShape::I8x8 => "matrix8",
             },
             template: "attention_matrix",
@@ -176,6 +176,7 @@ impl Matrix {
             },
             subgroup: Some(self.subgroup),
             tile: [self.queries / heads, heads, 1],
+            activations: None,
         }
     }
 }
@@ -225,5 +226,6 @@ fn portable(l: &Lowering<'_>, attend: &Attend<'_>, numbers: Numbers) -> VariantS
         needs: Needs::default(),
         subgroup: None,
         tile: [QUERIES / heads, heads, 1],
+        activations: None,
     }
 }

@@ -51,9 +51,16 @@ fn kernels_of_a_small_shape() {
         stages: 2,
         slices: 1,
     };
+    let int8 = GemmTuning {
+        stages: 1,
+        ..tuning
+    };
     let variants = vec![
         matrix_variant(&shape, MatrixShape::F16x16, tuning),
         matrix_variant(&shape, MatrixShape::F16x8, GemmTuning::matrix8()),
+        matrix_variant(&shape, MatrixShape::I8x16x32, int8),
+        matrix_variant(&shape, MatrixShape::I8x16, int8),
+        matrix_variant(&shape, MatrixShape::I8x8, GemmTuning::matrix8()),
         portable_variant(&shape),
     ];
     let mut kernels = Kernels::new(Guards::Off);
@@ -80,7 +87,9 @@ fn every_format_and_epilogue_has_kernels_at_odd_shapes() {
                 for variant in &kernels.get(index).variants {
                     // 48 KiB: the least that a device with 16 x 16 x 16 matrices has; 16 KiB: that any device has.
                     let limit = match variant.needs.matrix {
-                        Some(MatrixShape::F16x16 | MatrixShape::I8x16) => 48 << 10,
+                        Some(MatrixShape::F16x16 | MatrixShape::I8x16 | MatrixShape::I8x16x32) => {
+                            48 << 10
+                        }
                         Some(MatrixShape::F16x8 | MatrixShape::I8x8) | None => 16 << 10,
                     };
                     assert!(variant.workgroup_bytes <= limit, "{name} {}", variant.name);

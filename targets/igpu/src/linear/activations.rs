@@ -1,4 +1,4 @@
-//! Activations prepared for many rows: where they lie in a linear's scratch, in the three forms that kernels read.
+//! Activations prepared for many rows: where they lie in a linear's scratch, in the forms that kernels read.
 //!
 //! Each form holds `a` of the step's formula ([`gembin_bundle::cpu::LinearStep`]): normed, the residual added. The kernel
 //! that writes them is `prepare`.
@@ -13,6 +13,8 @@ pub(crate) const PAD: u32 = 64;
 ///
 /// The scale is the power of two that brings the row's greatest magnitude to 8192..16384: Gemma's activations leave
 /// f16's range.
+///
+/// Where the driver may choose, the same buffer holds rows of [`Int8Activations`] instead, which are shorter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct F16Activations {
     /// Words `[rows][padded_cols / 2]`, the even column in the low half; zeros from `cols` on.
@@ -61,15 +63,25 @@ pub(crate) struct Int8Activations {
 impl Int8Activations {
     /// Places them at the start of `scratch`.
     pub(crate) fn place(scratch: Span, rows: RowSet, cols: u32) -> Self {
-        let groups = cols.next_multiple_of(PAD) / GROUP;
         Self {
             data: Buffer {
                 offset: scratch.offset,
                 rows,
-                cols: groups * 8 + groups.next_multiple_of(4),
+                cols: Self::row_words(cols),
             },
-            groups,
+            groups: Self::groups(cols),
         }
+    }
+
+    /// Groups of a row of so many columns.
+    pub(crate) fn groups(cols: u32) -> u32 {
+        cols.next_multiple_of(PAD) / GROUP
+    }
+
+    /// Words of a row of so many columns, whole vectors of four.
+    pub(crate) fn row_words(cols: u32) -> u32 {
+        let groups = Self::groups(cols);
+        groups * (GROUP / 4) + groups.next_multiple_of(4)
     }
 }
 

@@ -171,6 +171,7 @@ impl Way {
             needs: self.needs,
             subgroup: self.subgroup,
             tile,
+            activations: None,
         }
     }
 }

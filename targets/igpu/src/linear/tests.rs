@@ -428,7 +428,8 @@ fn kernels_of_a_small_shape() {
     snapshot(f16, "gemv f16");
     snapshot(SMALL, "gemv_rows");
     snapshot(SMALL, "prepare int8");
-    snapshot(SMALL, "prepare f16");
+    snapshot(SMALL, "prepare f16 or int8");
+    snapshot(f16, "prepare f16");
     snapshot(f16, "prepare f32");
     snapshot(SMALL, "embed q4");
     snapshot(SMALL, "rope_table");

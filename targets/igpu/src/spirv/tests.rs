@@ -168,3 +168,92 @@ fn a_view_is_not_for_plain_loads() {
         "a view is for loading and storing cooperative matrices only"
     );
 }
+
+/// A product over two steps; `VIEW` is how its factors are viewed.
+const INTEGERS: &str = "
+enable f16;
+enable wgpu_cooperative_matrix;
+@group(0) @binding(0) var<storage, read_write> y: array<vec4<u32>>;
+var<workgroup> tile: array<vec4<u32>, 64>;
+var<workgroup> tile_as_VIEW: array<f16, 64>;
+var<workgroup> tile_as_f32: array<f32, 64>;
+@compute @workgroup_size(32)
+fn main(@builtin(local_invocation_index) local: u32) {
+    tile[local] = y[local];
+    workgroupBarrier();
+    let a = coopLoadT<coop_mat16x16<f16, A>>(&tile_as_VIEW[0], 2u);
+    let b = coopLoad<coop_mat16x16<f16, B>>(&tile_as_VIEW[32], 2u);
+    let one = coopMultiplyAdd(a, b, coop_mat16x16<f32, C>());
+    let two = coopMultiplyAdd(a, b, one);
+    workgroupBarrier();
+    coopStoreT(two, &tile_as_f32[0], 4u);
+    subgroupBarrier();
+    y[local] = tile[local];
+}";
+
+#[test]
+fn a_view_of_int8_makes_products_of_integers() {
+    let after = both(&INTEGERS.replace("VIEW", "i8")).1.unwrap();
+    assert_eq!(count(&after, "OpTypeFloat 16"), 0, "{after}");
+    assert_eq!(count(&after, "OpTypeInt 8 1"), 1, "{after}");
+    assert_eq!(count(&after, "OpCapability Float16"), 0, "{after}");
+    assert_eq!(count(&after, "OpCapability Int8"), 1, "{after}");
+    assert_eq!(count(&after, "MATRIX_RESULT_SIGNED_COMPONENTS_KHR"), 2);
+    // Only the sums that leave the products, once.
+    assert_eq!(count(&after, "OpConvertSToF"), 1, "{after}");
+    let id = |line: &str, at: usize| line.split_whitespace().nth(at).unwrap().to_owned();
+    let line = |what: &str| after.lines().find(|line| line.contains(what)).unwrap();
+    let products: Vec<&str> = after
+        .lines()
+        .filter(|line| line.contains("OpCooperativeMatrixMulAddKHR"))
+        .collect();
+    assert_eq!(id(products[1], 6), id(products[0], 0), "{after}");
+    assert_eq!(id(line("OpConvertSToF"), 4), id(products[1], 0), "{after}");
+    assert_eq!(
+        id(line("OpCooperativeMatrixStoreKHR"), 2),
+        id(line("OpConvertSToF"), 0),
+        "{after}"
+    );
+}
+
+#[test]
+fn a_long_view_of_int8_makes_long_products() {
+    let after = both(&INTEGERS.replace("VIEW", "i8x32")).1.unwrap();
+    let word = |line: &str, at: usize| line.split_whitespace().nth(at).unwrap().to_owned();
+    let constant = |value: u32| -> Vec<String> {
+        after
+            .lines()
+            .filter(|line| line.contains("OpConstant ") && line.ends_with(&format!(" {value}")))
+            .map(|line| word(line, 0))
+            .collect()
+    };
+    // Component, scope, rows, columns and use of a matrix.
+    let sizes: Vec<[bool; 2]> = after
+        .lines()
+        .filter(|line| line.contains("OpTypeCooperativeMatrixKHR"))
+        .map(|line| [word(line, 5), word(line, 6)].map(|id| constant(32).contains(&id)))
+        .collect();
+    // Sums of f32, the factors, and sums of int32.
+    let want = [[false; 2], [false, true], [true, false], [false; 2]];
+    assert_eq!(sizes, want, "{after}");
+}
+
+#[test]
+fn a_product_of_int8_does_not_begin_with_floats() {
+    let loaded = "coopLoadT<coop_mat16x16<f32, C>>(&tile_as_f32[0], 4u)";
+    let wgsl = INTEGERS
+        .replace("VIEW", "i8")
+        .replace("coop_mat16x16<f32, C>());", &format!("{loaded});"));
+    let error = both(&wgsl).1.unwrap_err();
+    assert!(error.contains("begins with zero"), "{error}");
+}
+
+#[test]
+fn f16_beside_int8_is_refused() {
+    let wgsl = INTEGERS.replace("VIEW", "i8").replace(
+        "tile[local] = y[local];",
+        "tile[local] = y[local] + u32(f32(f16(f32(local))));",
+    );
+    let error = both(&wgsl).1.unwrap_err();
+    assert!(error.contains("stand for int8"), "{error}");
+}

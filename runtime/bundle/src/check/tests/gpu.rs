@@ -3,7 +3,8 @@
 use super::{check, sample};
 use crate::check::CheckError;
 use crate::gpu::{
-    Access, BindingNeed, Extent, GpuStep, Kernel, MAX_GROUPS, Needs, Resource, Variant,
+    Access, Activations, BindingNeed, Extent, Form, GpuStep, Kernel, MAX_GROUPS, Needs, Resource,
+    Variant,
 };
 use crate::manifest::{Buffer, Device, Manifest, Phase, Plan, Program, RowSet, Span, Step, Work};
 
@@ -32,6 +33,7 @@ fn kernel(name: &str, bindings: Vec<BindingNeed>) -> Kernel {
             subgroup: None,
             workgroup_bytes: 0,
             tile: [16, 1, 1],
+            activations: None,
         }],
     }
 }
@@ -192,6 +194,19 @@ fn kernels_are_such_as_a_device_could_take() {
         variant(m).workgroup_bytes = 1 << 20
     });
     refuse("33 push constant words", |m| m.kernels[0].immediates = 33);
+    refuse("do not agree on whether", |m| {
+        let mut other = variant(m).clone();
+        other.name = "other".into();
+        other.activations = Some(Activations::Reads(Form::Int8));
+        m.kernels[0].variants.push(other);
+    });
+    refuse("do not agree on whether", |m| {
+        variant(m).activations = Some(Activations::Prepares(Form::F16));
+        let mut other = variant(m).clone();
+        other.name = "other".into();
+        other.activations = Some(Activations::Reads(Form::F16));
+        m.kernels[0].variants.push(other);
+    });
     refuse("is there twice", |m| {
         let again = variant(m).clone();
         m.kernels[0].variants.push(again);

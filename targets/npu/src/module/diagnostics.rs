@@ -1,53 +1,7 @@
-//! The MLIR context that texts are read in: the upstream dialects that core programs use, and nothing of MLIR besides.
+//! What MLIR says while a text is read, as text of our own errors.
 
-use melior::dialect::{DialectHandle, DialectRegistry};
 use melior::{Context, diagnostic::DiagnosticHandlerId};
 use std::{cell::RefCell, rc::Rc};
-
-/// A context that knows the upstream dialects and lets the AIE dialects pass.
-pub(crate) fn context() -> Context {
-    let registry = DialectRegistry::new();
-    for handle in [
-        DialectHandle::arith(),
-        DialectHandle::cf(),
-        DialectHandle::func(),
-        DialectHandle::memref(),
-        DialectHandle::scf(),
-        vector(),
-        math(),
-    ] {
-        handle.insert_dialect(&registry);
-    }
-    let context = Context::new_with_registry(&registry, false);
-    context.load_all_available_dialects();
-    context.set_allow_unregistered_dialects(true);
-    context
-}
-
-/// Such a context that also knows the language of dialect definitions.
-pub(crate) fn context_for_definitions() -> Context {
-    let context = context();
-    let registry = DialectRegistry::new();
-    irdl().insert_dialect(&registry);
-    context.append_dialect_registry(&registry);
-    context.load_all_available_dialects();
-    context
-}
-
-fn vector() -> DialectHandle {
-    // SAFETY: MLIR's own constructor of the handle, which is a pointer to a constant table.
-    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__vector__()) }
-}
-
-fn math() -> DialectHandle {
-    // SAFETY: as above.
-    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__math__()) }
-}
-
-fn irdl() -> DialectHandle {
-    // SAFETY: as above.
-    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__irdl__()) }
-}
 
 /// What MLIR says while this lives, instead of on the standard error.
 pub(crate) struct Diagnostics<'c> {
