@@ -10,6 +10,7 @@ mod fifos;
 mod routes;
 mod sequences;
 mod tiles;
+mod turns;
 
 use crate::allocation::{Allocation, TileKind};
 use crate::array::Array;

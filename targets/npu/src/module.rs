@@ -162,6 +162,8 @@ pub struct Core {
     pub tile: TileIndex,
     /// Stack, where stated.
     pub stack_bytes: Option<i64>,
+    /// Whether lowering keeps count of FIFO elements at run time, instead of repeating loops until the count is back.
+    pub dynamic_fifos: bool,
     /// What it does.
     pub body: Body,
     /// Line of the text.

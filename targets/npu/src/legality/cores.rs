@@ -46,6 +46,9 @@ impl Checker<'_> {
                 ));
             }
             self.stack(core, &mut faults);
+            if !core.dynamic_fifos {
+                self.turns(core, &mut faults);
+            }
             let bytes = self.program_bytes(core);
             let limit = i64::from(self.array.core.program_bytes);
             if bytes > limit {
@@ -118,7 +121,7 @@ impl Checker<'_> {
     /// over unrolled as the vendor's lowering does.
     fn program_bytes(&self, core: &Core) -> i64 {
         let mut called: Vec<&Function> = Vec::new();
-        let mut bytes = RUNTIME_BYTES + self.block_bytes(&core.body, &core.body.block);
+        let mut bytes = RUNTIME_BYTES + self.block_bytes(core, &core.body, &core.body.block);
         core.body.block.walk(&mut |op| {
             if let OpKind::Call { callee } = &op.kind
                 && let Some(function) = self.module.functions.iter().find(|f| f.name == *callee)
@@ -129,13 +132,13 @@ impl Checker<'_> {
         });
         for function in called {
             if let Some(body) = &function.body {
-                bytes += self.block_bytes(body, &body.block);
+                bytes += self.block_bytes(core, body, &body.block);
             }
         }
         bytes
     }
 
-    fn block_bytes(&self, body: &Body, block: &Block) -> i64 {
+    fn block_bytes(&self, core: &Core, body: &Body, block: &Block) -> i64 {
         let mut bytes = 0;
         for op in &block.ops {
             let vectors: i64 = op
@@ -170,37 +173,18 @@ impl Checker<'_> {
             let inner: i64 = op
                 .blocks
                 .iter()
-                .map(|block| self.block_bytes(body, block))
+                .map(|block| self.block_bytes(core, body, block))
                 .sum();
             let turns = match op.kind {
-                OpKind::For => op.blocks.first().map_or(1, |block| self.unrolled(block)),
+                OpKind::For if !core.dynamic_fifos => op
+                    .blocks
+                    .first()
+                    .map_or(1, |block| self.unrolled(core, block)),
                 _ => 1,
             };
             bytes += bundles * BUNDLE_BYTES + inner * turns;
         }
         bytes
-    }
-
-    /// How often a loop's body is repeated: until every FIFO it acquires is back at its first element.
-    fn unrolled(&self, block: &Block) -> i64 {
-        let mut turns = 1i64;
-        for op in &block.ops {
-            if let OpKind::Acquire { fifo, port, .. } = op.kind {
-                let end = self
-                    .allocation
-                    .ends
-                    .iter()
-                    .find(|end| end.fifo == fifo && end.port == port);
-                let depth =
-                    end.map_or(1, |end| self.allocation.pools[end.pool].depth.max(1)) as i64;
-                let (mut a, mut b) = (turns, depth);
-                while b != 0 {
-                    (a, b) = (b, a % b);
-                }
-                turns = (turns / a).saturating_mul(depth);
-            }
-        }
-        turns.clamp(1, 64)
     }
 
     /// Ops that lower wrongly, or not at all.

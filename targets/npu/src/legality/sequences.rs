@@ -3,7 +3,7 @@
 use super::Checker;
 use crate::allocation::{Direction, TileKind};
 use crate::module::{Sequence, StepKind, Transfer};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Times that a task may be repeated without a stride: 8 bits.
 const MOST_REPEATS: i64 = 256;
@@ -34,9 +34,9 @@ impl Checker<'_> {
     fn sequence(&mut self, sequence: &Sequence, op: &str) {
         // Descriptors in use: of which shim, and since which line.
         let mut in_use: HashMap<(usize, i64), usize> = HashMap::new();
-        // Tokens to come, and transfers of outputs that nobody has waited for.
+        // Tokens to come, and which transfer gives the last of them.
         let mut tokens: HashMap<usize, usize> = HashMap::new();
-        let mut unwaited: HashMap<usize, usize> = HashMap::new();
+        let mut last_line: BTreeMap<usize, usize> = BTreeMap::new();
         let mut faults: Vec<(String, usize, String)> = Vec::new();
         for step in &sequence.steps {
             let mut add = |op: String, what: String| faults.push((op, step.line, what));
@@ -61,11 +61,10 @@ impl Checker<'_> {
                             ),
                         );
                     }
+                    // Those to host memory issue one whether they say so or not.
                     if transfer.issue_token || writes {
                         *tokens.entry(transfer.fifo).or_insert(0) += 1;
-                    }
-                    if writes {
-                        unwaited.insert(transfer.fifo, step.line);
+                        last_line.insert(transfer.fifo, step.line);
                     }
                 }
                 StepKind::Wait { fifo } => {
@@ -83,9 +82,6 @@ impl Checker<'_> {
                         add(op, why.to_owned());
                     } else {
                         *left -= 1;
-                        if *left == 0 {
-                            unwaited.remove(fifo);
-                        }
                     }
                     // What it implies for others is known only when it runs; here any wait frees all.
                     in_use.clear();
@@ -112,13 +108,21 @@ impl Checker<'_> {
                 }
             }
         }
-        for (fifo, line) in unwaited {
+        for (fifo, line) in last_line {
+            let left = tokens.get(&fifo).copied().unwrap_or(0);
+            if left == 0 {
+                continue;
+            }
             let name = &self.module.fifos[fifo].name;
-            faults.push((
-                op.to_owned(),
-                line,
-                format!("ends without waiting for the output of @{name}"),
-            ));
+            let what = match self.shim_end(fifo) {
+                Some((_, Direction::In)) => format!(
+                    "ends without waiting for the output of @{name}: {left} of its transfers are not waited for, and each issues a token"
+                ),
+                Some((_, Direction::Out)) | None => format!(
+                    "{left} tokens of @{name} are never taken; the next dispatch would take them for its own"
+                ),
+            };
+            faults.push((op.to_owned(), line, what));
         }
         for (op, line, what) in faults {
             self.fault(op, line, what);

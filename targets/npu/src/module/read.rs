@@ -289,10 +289,14 @@ fn device_op(op: &Reader, module: &mut Module, scope: &mut Scope) -> Result<(), 
             module.locks.push(lock);
         }
         "aie.core" => {
-            op.only(&["stack_size"])?;
+            op.only(&["stack_size", "dynamic_objfifo_lowering"])?;
             module.cores.push(Core {
                 tile: tile_of(op, scope, 0)?,
                 stack_bytes: op.optional("stack_size", text::int)?,
+                dynamic_fifos: op
+                    .optional("dynamic_objfifo_lowering", text::int)?
+                    .unwrap_or(0)
+                    != 0,
                 body: read_core::body(op, scope)?,
                 line: op.line,
             });

@@ -136,4 +136,27 @@ fn the_checker_refuses_programs_that_misuse_fifos() {
         Checker,
         &["@supply", "does not exist"],
     );
+    caught(
+        "a loop of unknown turns",
+        FOUR,
+        &[
+            (
+                "      %zero = arith.constant dense<0> : vector<32xi32>\n",
+                "      %zero = arith.constant dense<0> : vector<32xi32>\n      %parts = arith.addi %c1, %c1 : index\n",
+            ),
+            ("%part = %c0 to %c2", "%part = %c0 to %parts"),
+        ],
+        Checker,
+        &["turns @a0, @b0 over", "dynamic_objfifo_lowering"],
+    );
+    caught(
+        "an element left out of every turn",
+        FOUR,
+        &[("%part = %c0 to %c2", "%part = %c0 to %c1")],
+        Checker,
+        &[
+            "takes 1 of the 2 elements of @a0",
+            "begins at the first again",
+        ],
+    );
 }

@@ -135,4 +135,14 @@ fn the_checker_refuses_transfers_that_shims_cannot_do() {
         Checker,
         &["@a_core", "no end at a shim"],
     );
+    caught(
+        "a token that nobody takes",
+        ONE,
+        &[(
+            "      \"aiex.npu.dma_wait\"() {symbol = @a_in} : () -> ()\n",
+            "",
+        )],
+        Checker,
+        &["1 tokens of @a_in are never taken"],
+    );
 }
