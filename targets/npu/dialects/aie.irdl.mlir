@@ -112,6 +112,12 @@ module {
       %action = irdl.base "#builtin.integer"
       irdl.attributes { "action" = %action }
     }
+    irdl.operation @dma_bd {
+      %memory = irdl.base "!builtin.memref"
+      %len = irdl.base "#builtin.integer"
+      irdl.operands(memory: %memory)
+      irdl.attributes { "len" = %len }
+    }
     irdl.operation @core {
       %index = irdl.is index
       %body = irdl.region
@@ -148,16 +154,34 @@ module {
       irdl.attributes { "symbol" = %symbol }
     }
     irdl.operation @npu_rtp_write {
+      %integer = irdl.base "!builtin.integer"
+      // The value is an attribute, or in later versions an operand.
+      irdl.operands(value: optional %integer)
       %buffer_string = irdl.base "#builtin.string"
       %buffer_symbol = irdl.base "#builtin.symbol_ref"
       %buffer = irdl.any_of(%buffer_string, %buffer_symbol)
       %index = irdl.base "#builtin.integer"
-      %value = irdl.base "#builtin.integer"
-      irdl.attributes {
-        "buffer" = %buffer,
-        "index" = %index,
-        "value" = %value
-      }
+      irdl.attributes { "buffer" = %buffer, "index" = %index }
+    }
+    irdl.operation @dma_configure_task_for {
+      %index = irdl.is index
+      %alloc = irdl.base "#builtin.symbol_ref"
+      %body = irdl.region
+      irdl.attributes { "alloc" = %alloc }
+      irdl.results(task: %index)
+      irdl.regions(body: %body)
+    }
+    irdl.operation @dma_start_task {
+      %index = irdl.is index
+      irdl.operands(task: %index)
+    }
+    irdl.operation @dma_await_task {
+      %index = irdl.is index
+      irdl.operands(task: %index)
+    }
+    irdl.operation @dma_free_task {
+      %index = irdl.is index
+      irdl.operands(task: %index)
     }
     irdl.operation @set_lock {
       %index = irdl.is index

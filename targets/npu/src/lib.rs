@@ -15,6 +15,8 @@ pub mod design;
 #[cfg(feature = "mlir")]
 pub mod irdl;
 #[cfg(feature = "mlir")]
+pub mod legality;
+#[cfg(feature = "mlir")]
 pub mod mlir;
 #[cfg(feature = "mlir")]
 pub mod module;

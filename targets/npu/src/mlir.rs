@@ -24,7 +24,17 @@ pub fn context() -> Context {
     context
 }
 
-/// The two handles that melior does not wrap.
+/// Such a context that also knows the language in which dialects are defined.
+pub fn context_for_definitions() -> Context {
+    let context = context();
+    let registry = DialectRegistry::new();
+    irdl().insert_dialect(&registry);
+    context.append_dialect_registry(&registry);
+    context.load_all_available_dialects();
+    context
+}
+
+/// The handles that melior does not wrap.
 fn vector() -> DialectHandle {
     // SAFETY: the function returns the handle of a dialect that is linked in; it is valid for ever.
     unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__vector__()) }
@@ -33,4 +43,9 @@ fn vector() -> DialectHandle {
 fn math() -> DialectHandle {
     // SAFETY: as above.
     unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__math__()) }
+}
+
+fn irdl() -> DialectHandle {
+    // SAFETY: as above.
+    unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__irdl__()) }
 }

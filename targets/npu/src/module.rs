@@ -8,9 +8,11 @@
 
 mod attributes;
 mod body;
-mod context;
+mod calls;
+mod diagnostics;
 mod read;
 mod read_core;
+mod read_sequence;
 mod types;
 
 pub use body::{
@@ -19,7 +21,7 @@ pub use body::{
 };
 pub use types::{MemRef, Scalar, Type};
 
-pub(crate) use context::{Diagnostics, context, context_for_definitions};
+pub(crate) use diagnostics::Diagnostics;
 
 use std::fmt;
 
@@ -160,6 +162,8 @@ pub struct Core {
     pub tile: TileIndex,
     /// Stack, where stated.
     pub stack_bytes: Option<i64>,
+    /// Whether lowering keeps count of FIFO elements at run time, instead of repeating loops until the count is back.
+    pub dynamic_fifos: bool,
     /// What it does.
     pub body: Body,
     /// Line of the text.
@@ -330,9 +334,9 @@ pub enum ModuleError {
 impl Module {
     /// Reads a module: text of MLIR, ops of the AIE dialects in the generic form.
     pub fn read(text: &str) -> Result<Module, ModuleError> {
-        let context = context();
+        let context = crate::mlir::context();
         let diagnostics = Diagnostics::attach(&context);
-        let parsed = melior::ir::Module::parse(&context, text);
+        let parsed = melior::ir::Module::parse(&context, &calls::dress(text));
         let Some(parsed) = parsed else {
             return Err(ModuleError::Mlir(diagnostics.text()));
         };
@@ -342,8 +346,13 @@ impl Module {
                 return Err(ModuleError::Mlir(diagnostics.text()));
             }
         }
+        // A name that nobody knows is best said by the reader; what else is wrong with an op, by its definition.
+        let module = read::module(&parsed);
+        if let Err(ModuleError::UnknownOp { .. } | ModuleError::UnknownAttribute { .. }) = module {
+            return module;
+        }
         crate::irdl::verify(&parsed).map_err(ModuleError::Dialect)?;
-        read::module(&parsed)
+        module
     }
 
     /// Index of the FIFO of this name.

@@ -12,14 +12,18 @@
 //! few cycles.
 
 mod compile;
+mod compile_control;
 mod compile_values;
+mod compile_vectors;
 mod execute;
 mod lanes;
 mod memory;
 mod program;
 mod report;
 mod sequence;
+mod state;
 mod streams;
+mod words;
 
 pub use memory::HostBuffer;
 pub use report::{CoreReport, Report, SimulationError, StreamReport};
@@ -27,9 +31,10 @@ pub use report::{CoreReport, Report, SimulationError, StreamReport};
 use crate::allocation::Allocation;
 use crate::array::Array;
 use crate::module::{Module, Port};
-use execute::{ANYONE, CoreState, EndState, NOBODY, Stop, Store, TICKS, Tokens, Wrong};
+use execute::CoreState;
 use memory::Memory;
 use sequence::SequenceState;
+use state::{ANYONE, EndState, NOBODY, Stop, Store, TICKS, Tokens, Wrong};
 use streams::ChannelState;
 
 /// A configured array: a module, and what its cores, buffers and FIFOs hold between dispatches.
@@ -116,6 +121,7 @@ impl Simulator {
                 acquire: end.acquire,
                 release: end.release,
                 produces: end.port == Port::Produce,
+                loaded_before: 0,
             });
         }
         let mut cores = Vec::new();

@@ -52,3 +52,47 @@ fn a_product_on_one_core_is_exact_again_and_again() {
         assert!(report.cycles > 1024, "{report:?}");
     }
 }
+
+const FOUR: &str = include_str!("../../../testdata/targets/npu/product_four_cores.mlir");
+const PARAMETER: &str = include_str!("../../../testdata/targets/npu/parameter_one_core.mlir");
+
+#[test]
+fn four_cores_share_what_is_broadcast_and_join_what_they_make() {
+    let module = Module::read(FOUR).unwrap();
+    let mut array = Simulator::new(&module, Array::npu1()).unwrap();
+    for seed in 0..3 {
+        let (a, b) = (noise(seed, 16 * 32), noise(seed + 9, 32 * 32));
+        let mut buffers = [
+            HostBuffer::input(a.clone()),
+            HostBuffer::input(b.clone()),
+            HostBuffer::output(16 * 32 * 4),
+        ];
+        let report = array.run("sequence", &mut buffers).unwrap();
+        assert_eq!(buffers[2].bytes(), product(&a, &b, (16, 32, 32)));
+        assert_eq!(report.cores.len(), 4);
+        let broadcast = report
+            .streams
+            .iter()
+            .find(|stream| stream.fifo == "a1")
+            .unwrap();
+        assert_eq!((broadcast.destinations, broadcast.bytes), (2, 256));
+    }
+}
+
+#[test]
+fn parameters_written_at_run_time_reach_the_core() {
+    let module = Module::read(PARAMETER).unwrap();
+    let mut array = Simulator::new(&module, Array::npu1()).unwrap();
+    let x: Vec<i32> = (0..320).map(|at| at * 7919 - 1_000_000_000).collect();
+    let bytes = |x: &[i32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    for (sequence, f) in [
+        ("multiply", (|x: i32| x.wrapping_mul(-3)) as fn(i32) -> i32),
+        ("add", |x| x.wrapping_add(1000)),
+        ("multiply", |x| x.wrapping_mul(-3)),
+    ] {
+        let mut buffers = [HostBuffer::input(bytes(&x)), HostBuffer::output(1280)];
+        array.run(sequence, &mut buffers).unwrap();
+        let expected: Vec<i32> = x.iter().map(|x| f(*x)).collect();
+        assert_eq!(buffers[1].bytes(), bytes(&expected));
+    }
+}

@@ -6,14 +6,30 @@ use super::body::{Constant, Spread};
 use super::types::{Scalar, Type, list, split};
 use super::{Pattern, Type as ValueType};
 
-/// `5 : i32`, `-1`, `true`.
+/// Largest magnitude that an attribute may have: products of two and a few bytes stay inside an i64, and no array has
+/// anything as large.
+const LARGEST: i64 = 1 << 30;
+
+/// `5 : i32`, `-1`, `true`; larger ones than [`LARGEST`] are refused, but for MLIR's mark of what is dynamic.
 pub fn int(text: &str) -> Option<i64> {
     let number = text.split_once(" : ").map_or(text, |(number, _)| number);
     match number.trim() {
         "true" | "unit" => Some(1),
         "false" => Some(0),
-        number => number.parse().ok(),
+        number => number
+            .parse()
+            .ok()
+            .filter(|value: &i64| *value == i64::MIN || (-LARGEST..=LARGEST).contains(value)),
     }
+}
+
+/// A value of 32 bits with a sign or without.
+pub fn word(text: &str) -> Option<i64> {
+    let number = text.split_once(" : ").map_or(text, |(number, _)| number);
+    let value: i64 = number.trim().parse().ok()?;
+    (i64::from(i32::MIN)..=i64::from(u32::MAX))
+        .contains(&value)
+        .then_some(value)
 }
 
 /// `[0, 1024]`, `array<i64: 0, 1024>`.
@@ -82,8 +98,8 @@ fn pattern_list(text: &str) -> Option<Pattern> {
             let size = size.trim().strip_prefix("size")?.trim_start();
             let stride = stride.trim().strip_prefix("stride")?.trim_start();
             Some((
-                size.strip_prefix('=')?.trim().parse().ok()?,
-                stride.strip_prefix('=')?.trim().parse().ok()?,
+                int(size.strip_prefix('=')?)?,
+                int(stride.strip_prefix('=')?)?,
             ))
         })
         .collect::<Option<_>>()
@@ -130,7 +146,7 @@ pub fn constant(text: &str) -> Option<Constant> {
                 Vec::new()
             } else {
                 inner
-                    .split(|c: char| c == '[' || c == ']' || c == ',')
+                    .split(['[', ']', ','])
                     .map(str::trim)
                     .filter(|part| !part.is_empty())
                     .map(|part| element_of(part, element))

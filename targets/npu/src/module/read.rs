@@ -1,4 +1,4 @@
-//! Reads a device: tiles, FIFOs, links, buffers, locks, functions and run-time sequences.
+//! Reads a device: tiles, FIFOs, links, buffers, locks, functions.
 
 use super::attributes as text;
 use super::body::Capture;
@@ -20,7 +20,10 @@ pub(super) struct Reader<'c, 'a> {
 
 impl<'c, 'a> Reader<'c, 'a> {
     pub fn new(op: OperationRef<'c, 'a>) -> Self {
-        let name = op.name().as_string_ref().as_str().unwrap_or("?").to_owned();
+        let mut name = op.name().as_string_ref().as_str().unwrap_or("?").to_owned();
+        if name == super::calls::CALL {
+            name = "func.call".to_owned();
+        }
         let location = op.location();
         let line = if location.is_file_line_col_range() {
             location.file_line_col_range_start_line()
@@ -286,10 +289,14 @@ fn device_op(op: &Reader, module: &mut Module, scope: &mut Scope) -> Result<(), 
             module.locks.push(lock);
         }
         "aie.core" => {
-            op.only(&["stack_size"])?;
+            op.only(&["stack_size", "dynamic_objfifo_lowering"])?;
             module.cores.push(Core {
                 tile: tile_of(op, scope, 0)?,
                 stack_bytes: op.optional("stack_size", text::int)?,
+                dynamic_fifos: op
+                    .optional("dynamic_objfifo_lowering", text::int)?
+                    .unwrap_or(0)
+                    != 0,
                 body: read_core::body(op, scope)?,
                 line: op.line,
             });
@@ -329,7 +336,7 @@ fn device_op(op: &Reader, module: &mut Module, scope: &mut Scope) -> Result<(), 
             );
         }
         "aie.runtime_sequence" | "aiex.runtime_sequence" => {
-            let sequence = sequence(op, module, scope)?;
+            let sequence = super::read_sequence::sequence(op, module, scope)?;
             module.sequences.push(sequence);
         }
         "aie.end" => op.only(&[])?,
@@ -431,139 +438,5 @@ fn fifo(op: &Reader, scope: &Scope) -> Result<Fifo, ModuleError> {
         from_stream,
         via_dma: op.optional("via_DMA", text::int)?.unwrap_or(0) != 0,
         line: op.line,
-    })
-}
-
-fn sequence(op: &Reader, module: &Module, scope: &Scope) -> Result<Sequence, ModuleError> {
-    op.only(&["sym_name"])?;
-    let block = op.block()?;
-    let mut arguments = Vec::new();
-    let mut keys = HashMap::new();
-    for index in 0..block.argument_count() {
-        let Ok(argument) = block.argument(index) else {
-            continue;
-        };
-        let ty = argument.r#type().to_string();
-        let memory = text::memory(&ty)
-            .ok_or_else(|| op.malformed(format!("argument {index} is `{ty}`, no memory")))?;
-        keys.insert(key_of(argument), index);
-        arguments.push(memory);
-    }
-    let mut steps = Vec::new();
-    for step in ops(block) {
-        let kind = match step.name.as_str() {
-            "aiex.npu.dma_memcpy_nd" => StepKind::Transfer(transfer(&step, scope, &keys)?),
-            "aiex.npu.dma_wait" => {
-                step.only(&["symbol"])?;
-                let name = step.required("symbol", |s| text::symbol(s).map(str::to_owned))?;
-                StepKind::Wait {
-                    fifo: fifo_named(&step, scope, &name)?,
-                }
-            }
-            "aiex.npu.rtp_write" => {
-                step.only(&["buffer", "index", "value"])?;
-                let name = step.required("buffer", |value| {
-                    text::symbol(value)
-                        .or_else(|| text::string(value))
-                        .map(str::to_owned)
-                })?;
-                let buffer = module.buffers.iter().position(|buffer| buffer.name == name);
-                StepKind::WriteParameter {
-                    buffer: buffer.ok_or_else(|| {
-                        step.malformed(format!("names buffer `@{name}`, which does not exist"))
-                    })?,
-                    index: step.int("index")?,
-                    value: match step.text("value") {
-                        Some(_) => step.int("value")?,
-                        // A dialect that takes the value as an operand.
-                        None => captured_int(&step, scope)?,
-                    },
-                }
-            }
-            "aiex.set_lock" => {
-                step.only(&["value"])?;
-                let lock = match step
-                    .operands()
-                    .first()
-                    .and_then(|key| scope.values.get(key))
-                {
-                    Some(Known::Captured(Capture::Lock(lock), _)) => *lock,
-                    Some(_) | None => return Err(step.malformed("names no lock")),
-                };
-                StepKind::SetLock {
-                    lock,
-                    value: step.int("value")?,
-                }
-            }
-            "aie.end" => continue,
-            _ => {
-                return Err(ModuleError::UnknownOp {
-                    op: step.name,
-                    line: step.line,
-                    place: "in a run-time sequence",
-                });
-            }
-        };
-        steps.push(Step {
-            kind,
-            line: step.line,
-        });
-    }
-    Ok(Sequence {
-        name: op
-            .optional("sym_name", |name| text::string(name).map(str::to_owned))?
-            .unwrap_or_else(|| "sequence".to_owned()),
-        arguments,
-        steps,
-        line: op.line,
-    })
-}
-
-fn captured_int(op: &Reader, scope: &Scope) -> Result<i64, ModuleError> {
-    match op.operands().first().and_then(|key| scope.values.get(key)) {
-        Some(Known::Captured(Capture::Constant(constant), _)) if constant.lanes.len() == 1 => {
-            Ok(constant.lanes[0])
-        }
-        Some(_) | None => Err(op.malformed("writes no constant value")),
-    }
-}
-
-fn transfer(
-    op: &Reader,
-    scope: &Scope,
-    arguments: &HashMap<usize, usize>,
-) -> Result<Transfer, ModuleError> {
-    op.only(&[
-        "id",
-        "metadata",
-        "operandSegmentSizes",
-        "static_offsets",
-        "static_sizes",
-        "static_strides",
-        "issue_token",
-    ])?;
-    if op.required("operandSegmentSizes", text::ints)? != [1, 0, 0, 0] {
-        return Err(op.malformed("has dynamic offsets, sizes or strides; make them constants"));
-    }
-    let argument = op
-        .operands()
-        .first()
-        .and_then(|key| arguments.get(key))
-        .copied()
-        .ok_or_else(|| op.malformed("moves no buffer of the sequence"))?;
-    let four = |key| {
-        op.required(key, |value| {
-            text::ints(value).and_then(|values| <[i64; 4]>::try_from(values).ok())
-        })
-    };
-    let name = op.required("metadata", |s| text::symbol(s).map(str::to_owned))?;
-    Ok(Transfer {
-        fifo: fifo_named(op, scope, &name)?,
-        argument,
-        id: op.int("id")?,
-        offsets: four("static_offsets")?,
-        sizes: four("static_sizes")?,
-        strides: four("static_strides")?,
-        issue_token: op.optional("issue_token", text::int)?.unwrap_or(0) != 0,
     })
 }

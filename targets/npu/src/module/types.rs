@@ -126,6 +126,9 @@ impl fmt::Display for MemRef {
     }
 }
 
+/// Largest vector that is read; the array's registers hold far less.
+const MOST_LANES: i64 = 1 << 20;
+
 /// Type of a value.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Type {
@@ -150,6 +153,7 @@ impl Type {
         let inside = |prefix: &str| text.strip_prefix(prefix)?.strip_suffix('>');
         if let Some(inner) = inside("vector<") {
             let (shape, element) = shape_of(inner)?;
+            (shape.iter().product::<i64>() <= MOST_LANES).then_some(())?;
             return Some(Type::Vector { shape, element });
         }
         if let Some(inner) = inside("memref<") {
@@ -195,13 +199,18 @@ impl Type {
 
 /// `4x8xi32` to sizes and element; sizes that are not constants are refused.
 fn shape_of(text: &str) -> Option<(Vec<i64>, Scalar)> {
-    let mut shape = Vec::new();
+    let mut shape: Vec<i64> = Vec::new();
     let mut rest = text.trim();
     while rest.starts_with(|c: char| c.is_ascii_digit()) {
         let (size, after) = rest.split_once('x')?;
         shape.push(size.parse().ok()?);
         rest = after;
     }
+    // Larger than any buffer of a host: sums of products of such sizes stay inside an i64.
+    let elements = shape
+        .iter()
+        .try_fold(1i64, |product, size| product.checked_mul((*size).max(1)))?;
+    (elements <= 1 << 40).then_some(())?;
     Some((shape, Scalar::parse(rest)?))
 }
 

@@ -3,72 +3,8 @@
 use super::lanes;
 use super::memory::Memory;
 use super::program::{Access, Instr, LANES, Product, ProductKind, Program};
-use crate::module::Scalar;
-use std::collections::VecDeque;
-
-/// Sixteenths of a cycle in a cycle.
-pub const TICKS: u64 = 16;
-
-/// What cores and DMAs share: memory, who may touch it, and locks.
-#[derive(Clone, Debug, Default)]
-pub struct Store {
-    /// Elements of FIFOs, then buffers, then stacks.
-    pub memories: Vec<Memory>,
-    /// For each memory the end of a FIFO that holds it, [`ANYONE`] or [`NOBODY`].
-    pub holders: Vec<u32>,
-    /// Locks of FIFOs, then locks of their own.
-    pub locks: Vec<Tokens>,
-    /// What each core end holds.
-    pub ends: Vec<EndState>,
-}
-
-/// Memory without a holder of its own.
-pub const ANYONE: u32 = u32::MAX;
-/// An element that no core holds.
-pub const NOBODY: u32 = u32::MAX - 1;
-
-/// A counting lock: for each count when it was given.
-#[derive(Clone, Debug, Default)]
-pub struct Tokens(pub VecDeque<u64>);
-
-impl Tokens {
-    /// A lock of this value.
-    pub fn new(count: i64) -> Tokens {
-        Tokens(std::iter::repeat_n(0, count.clamp(0, 4096) as usize).collect())
-    }
-
-    /// Takes so many, if there are: when the last of them was given.
-    pub fn take(&mut self, count: usize) -> Option<u64> {
-        if self.0.len() < count {
-            return None;
-        }
-        Some(self.0.drain(..count).max().unwrap_or(0))
-    }
-
-    /// Gives so many.
-    pub fn give(&mut self, count: usize, time: u64) {
-        self.0.extend(std::iter::repeat_n(time, count));
-    }
-}
-
-/// What a core end holds of its FIFO.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EndState {
-    /// Memory of the pool's first element.
-    pub base: usize,
-    /// Elements of the pool.
-    pub depth: usize,
-    /// The first element held.
-    pub first: usize,
-    /// How many.
-    pub held: usize,
-    /// Lock that acquiring takes.
-    pub acquire: usize,
-    /// Lock that releasing gives.
-    pub release: usize,
-    /// Whether elements are filled here.
-    pub produces: bool,
-}
+use super::state::{ANYONE, NOBODY, Stop, Store, TICKS, Wrong};
+use super::words::{bitcast, element_bytes, pack, widen};
 
 /// Memory as a register holds it.
 #[derive(Clone, Copy, Debug)]
@@ -77,87 +13,6 @@ struct Viewed {
     /// End of a FIFO through which it was acquired.
     holder: u32,
     offset: i64,
-}
-
-/// Why a core stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// It waits for an element.
-    Acquire {
-        /// End of the FIFO.
-        end: u32,
-        /// Elements it lacks.
-        lacks: usize,
-    },
-    /// It waits for a lock.
-    Lock {
-        /// The lock, counted behind those of FIFOs.
-        lock: u32,
-        /// Value it waits for.
-        value: i64,
-    },
-    /// Its program is over.
-    Exit,
-    /// It ran for too long without waiting.
-    Tired,
-}
-
-/// What a core did wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
-    /// An index outside the memory.
-    OutOfBounds {
-        /// Dimension.
-        dimension: usize,
-        /// The index.
-        index: i64,
-        /// The last that would be inside.
-        last: i64,
-    },
-    /// Bytes outside the memory behind a view.
-    OutOfMemory {
-        /// First byte.
-        at: i64,
-        /// Size of the memory.
-        bytes: usize,
-    },
-    /// Memory that was never written.
-    Unwritten {
-        /// First such byte.
-        at: usize,
-    },
-    /// An element that is not held.
-    NotHeld {
-        /// End of the FIFO.
-        end: u32,
-    },
-    /// An element behind those held.
-    BeyondHeld {
-        /// End of the FIFO.
-        end: u32,
-        /// Which was asked for.
-        index: u32,
-        /// Elements held.
-        held: usize,
-    },
-    /// More released than held.
-    Released {
-        /// End of the FIFO.
-        end: u32,
-        /// Elements released.
-        count: u32,
-        /// Elements held.
-        held: usize,
-    },
-    /// An index outside a vector.
-    OutOfVector {
-        /// The index.
-        index: i64,
-        /// Elements there.
-        size: u32,
-    },
-    /// A loop that does not get on.
-    NoStep,
 }
 
 /// A core while it runs.
@@ -305,6 +160,7 @@ impl CoreState {
                         }
                     }
                     state.held += lacks;
+                    state.loaded_before = self.counts.loaded;
                 }
                 self.ticks += LOCK_CYCLES * TICKS;
                 self.busy += LOCK_CYCLES * TICKS;
@@ -778,11 +634,6 @@ fn position(base: u32, terms: &[(u32, u32, u32)], wides: &[i64]) -> Result<usize
     Ok(at)
 }
 
-/// Bytes of an element in memory.
-fn element_bytes(element: Scalar) -> usize {
-    (element.bits() / 8).max(1) as usize
-}
-
 /// The memory and the first byte of an access, which lies inside and is held.
 #[inline(always)]
 fn locate(
@@ -823,118 +674,5 @@ fn read(memory: &Memory, at: usize, bytes: usize) -> Result<&[u8], Wrong> {
     match memory.first_unwritten(at, bytes) {
         Some(at) => Err(Wrong::Unwritten { at }),
         None => Ok(memory.read(at, bytes)),
-    }
-}
-
-/// Elements of memory as words.
-#[inline(always)]
-fn widen(words: &mut [i32], bytes: &[u8], element: Scalar) {
-    match element {
-        Scalar::Int(1) => {
-            for (word, byte) in words.iter_mut().zip(bytes) {
-                *word = -i32::from(byte & 1);
-            }
-        }
-        Scalar::Int(..=8) => {
-            for (word, byte) in words.iter_mut().zip(bytes) {
-                *word = i32::from(*byte as i8);
-            }
-        }
-        Scalar::Int(9..=16) => {
-            for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *word = i32::from(i16::from_le_bytes(*pair));
-            }
-        }
-        Scalar::Bf16 => {
-            for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *word = i32::from(i16::from_le_bytes(*pair)) << 16;
-            }
-        }
-        Scalar::Int(_) | Scalar::F32 | Scalar::Index => {
-            for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *word = i32::from_le_bytes(*four);
-            }
-        }
-    }
-}
-
-/// Words as elements of memory.
-#[inline(always)]
-fn pack(bytes: &mut [u8], words: &[i32], element: Scalar) {
-    match element {
-        Scalar::Int(1) => {
-            for (word, byte) in words.iter().zip(bytes) {
-                *byte = (word & 1) as u8;
-            }
-        }
-        Scalar::Int(..=8) => {
-            for (word, byte) in words.iter().zip(bytes) {
-                *byte = *word as u8;
-            }
-        }
-        Scalar::Int(9..=16) => {
-            for (word, pair) in words.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                *pair = (*word as i16).to_le_bytes();
-            }
-        }
-        Scalar::Bf16 => {
-            for (word, pair) in words.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                *pair = ((*word >> 16) as i16).to_le_bytes();
-            }
-        }
-        Scalar::Int(_) | Scalar::F32 | Scalar::Index => {
-            for (word, four) in words.iter().zip(bytes.as_chunks_mut::<4>().0) {
-                *four = word.to_le_bytes();
-            }
-        }
-    }
-}
-
-/// The same bits as elements of another width, lowest first.
-fn bitcast(d: &mut [i32], a: &[i32], from: Scalar, to: Scalar) {
-    let raw = |word: i32, element: Scalar| match element {
-        Scalar::Bf16 => u64::from(word as u32 >> 16),
-        Scalar::F32 | Scalar::Index => u64::from(word as u32),
-        Scalar::Int(bits) => u64::from(word as u32) & (u64::MAX >> (64 - u32::from(bits).min(32))),
-    };
-    let (from_bits, to_bits) = (from.bits().min(32), to.bits().min(32));
-    let mut pool = 0u64;
-    let mut have = 0;
-    let mut source = a.iter();
-    for d in d {
-        while have < to_bits {
-            let Some(word) = source.next() else {
-                break;
-            };
-            pool |= raw(*word, from) << have;
-            have += from_bits;
-        }
-        let bits = pool & (u64::MAX >> (64 - to_bits));
-        pool >>= to_bits;
-        have = have.saturating_sub(to_bits);
-        *d = match to {
-            Scalar::Bf16 => (bits as i32) << 16,
-            Scalar::F32 | Scalar::Index => bits as i32,
-            Scalar::Int(_) => lanes::narrow(bits as i32, 32 - to_bits),
-        };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bits_keep_their_order_through_casts() {
-        let mut nibbles = [0; 4];
-        bitcast(&mut nibbles, &[0x2f, -0x7f], Scalar::Int(8), Scalar::Int(4));
-        assert_eq!(nibbles, [-1, 2, 1, -8]);
-        let mut bytes = [0; 2];
-        bitcast(&mut bytes, &nibbles, Scalar::Int(4), Scalar::Int(8));
-        assert_eq!(bytes, [0x2f, -0x7f]);
-        let mut one = [0];
-        let bf16 = 1.5f32.to_bits() as i32;
-        bitcast(&mut one, &[bf16], Scalar::Bf16, Scalar::Int(16));
-        assert_eq!(one, [0x3fc0]);
     }
 }

@@ -1,7 +1,7 @@
 //! What a run says: counts and times when it went well, who was wrong or waits for whom when it did not.
 
-use super::execute::{Stop, TICKS};
 use super::sequence::SequenceState;
+use super::state::{Stop, TICKS};
 use super::{Simulator, streams};
 use crate::allocation::{Direction, TileKind};
 use crate::module::{Port, Sequence, StepKind};
@@ -338,16 +338,24 @@ impl Simulator {
                 ));
             }
         }
-        for end in self
-            .allocation
-            .ends
-            .iter()
-            .filter(|end| end.port == Port::Consume)
-        {
-            let count = self.store.locks[end.acquire].0.len();
+        for (end, state) in self.allocation.ends.iter().zip(&self.store.ends) {
+            if end.port != Port::Consume {
+                continue;
+            }
+            let mut count = self.store.locks[end.acquire].0.len();
+            // Acquired while the core waits for something else, and not looked at yet. Elements that a core keeps for
+            // good it has looked at.
+            let core = self
+                .module
+                .cores
+                .iter()
+                .position(|core| core.tile == end.tile);
+            if core.is_some_and(|core| self.cores[core].counts.loaded == state.loaded_before) {
+                count += state.held;
+            }
             if count > 0 {
                 what.push(format!(
-                    "{count} elements of @{} that the core of {} never takes",
+                    "{count} elements of @{} that the core of {} never uses",
                     self.fifo_name(end.fifo),
                     self.module.tiles[end.tile]
                 ));

@@ -1,7 +1,7 @@
 //! Run-time sequences: what the host's instructions do to the array, one after another.
 
-use super::execute::{TICKS, Tokens};
 use super::memory::{HostBuffer, pieces};
+use super::state::{TICKS, Tokens};
 use super::streams::{Record, Task};
 use super::{SimulationError, Simulator};
 use crate::allocation::Direction;
@@ -118,7 +118,11 @@ impl Simulator {
             .collect();
         let size = buffers[transfer.argument].0.len();
         let mut span = Vec::new();
-        for (at, bytes) in pieces(transfer.start(), &dims, element_bytes) {
+        for (at, bytes) in pieces(
+            transfer.start().clamp(-(1 << 40), 1 << 40),
+            &dims,
+            element_bytes,
+        ) {
             if at < 0 || at + bytes as i64 > size as i64 {
                 return Err(SimulationError::HostOutOfBounds {
                     line,

@@ -3,8 +3,8 @@
 //! A stream has no memory of its own here: a transfer moves while its source and all its destinations have one under
 //! way. The few words that switches hold would only let the source be ahead by as much.
 
-use super::execute::{NOBODY, Store, TICKS};
 use super::memory::{HostBuffer, descriptor_pieces};
+use super::state::{NOBODY, Store, TICKS};
 use super::{SimulationError, Simulator};
 use crate::allocation::{Channel, Descriptor, Direction};
 use std::collections::VecDeque;
