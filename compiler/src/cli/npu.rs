@@ -40,7 +40,7 @@ pub use with_mlir::emit;
 #[cfg(feature = "mlir")]
 mod with_mlir {
     use super::{DialectArg, Emit};
-    use anyhow::{Context, Result, bail};
+    use anyhow::{Result, bail};
     use comfy_table::{CellAlignment, Table, presets};
     use gembin_compiler::atomic_file::AtomicFile;
     use gembin_compiler::pipeline;
@@ -62,8 +62,9 @@ mod with_mlir {
         };
         let manifest = pipeline::lower(dir, &args.options.compile())?;
         let configurations = regions::configurations(args.array, version, &manifest, &args.tokens)?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        fs::create_dir_all(folder).map_err(|error| {
+            anyhow::anyhow!("{}: cannot make the folder: {error}", folder.display())
+        })?;
         for configuration in &configurations {
             let path = folder.join(format!("{}.mlir", configuration.name));
             let mut file = AtomicFile::create(&path)?;
