@@ -19,6 +19,7 @@ mod schedule;
 mod streams;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 pub mod weights;
 
 use crate::aie::{self, DialectVersion, EmitError};
