@@ -15,6 +15,7 @@ mod compile;
 mod compile_control;
 mod compile_values;
 mod compile_vectors;
+mod ddr;
 mod execute;
 mod lanes;
 mod memory;
@@ -31,6 +32,7 @@ pub use report::{CoreReport, Report, SimulationError, StreamReport};
 use crate::allocation::Allocation;
 use crate::array::Array;
 use crate::module::{Module, Port};
+use ddr::Bandwidth;
 use execute::CoreState;
 use memory::Memory;
 use sequence::SequenceState;
@@ -50,8 +52,8 @@ pub struct Simulator {
     buffer_base: usize,
     cores: Vec<CoreState>,
     channels: Vec<ChannelState>,
-    /// When DDR is free again, reading and writing.
-    ddr: [u64; 2],
+    /// Bandwidth of DDR, reading and writing.
+    ddr: [Bandwidth; 2],
     /// Bytes of a stream in a cycle.
     stream_bytes: u64,
     /// When the last dispatch ended.
@@ -143,6 +145,7 @@ impl Simulator {
             };
             cores.push(CoreState::new(program, memory_of, allocation.locks.len()));
         }
+        let ddr = Bandwidth::new(array.rates.ddr_bytes_per_s / array.clock_hz / TICKS as f64);
         let channels = vec![ChannelState::default(); allocation.channels.len()];
         Ok(Simulator {
             module: module.clone(),
@@ -153,7 +156,7 @@ impl Simulator {
             buffer_base,
             cores,
             channels,
-            ddr: [0; 2],
+            ddr: [ddr.clone(), ddr],
             stream_bytes: u64::from(array.rates.core_stream_bytes_per_cycle).max(1),
             ticks: 0,
             patience: 4_000_000_000,
@@ -207,6 +210,9 @@ impl Simulator {
             ticks: self.ticks,
         };
         let begin = state.ticks;
+        for direction in &mut self.ddr {
+            direction.begin(begin);
+        }
         loop {
             // A step at a time, and between them all that the array can do: what a step may rely on is then known.
             let mut progress = self.step(&sequence, &mut state, buffers)?;

@@ -165,9 +165,7 @@ impl Simulator {
             (count as f64 * self.array.clock_hz / bytes_per_s * TICKS as f64) as u64
         };
         let own = begin + ticks(rates.shim_channel_bytes_per_s);
-        let shared = &mut self.ddr[usize::from(direction == Direction::In)];
-        *shared = (*shared).max(begin) + ticks(rates.ddr_bytes_per_s);
-        own.max(*shared)
+        own.max(self.ddr[usize::from(direction == Direction::In)].carry(begin, count))
     }
 
     pub(super) fn is_shim(&self, channel: usize) -> bool {
