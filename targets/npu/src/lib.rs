@@ -1,6 +1,6 @@
 //! The NPU target: linear algebra of a model as designs for the AI Engine array of AMD's NPUs, emitted as MLIR-AIE.
 //!
-//! [`array`] is the array as data; [`cost`] predicts products on it and [`tile`] searches their tiles. With the feature
+//! [`mod@array`] is the array as data and [`cost`] predicts products on it. With the feature
 //! `mlir`: `aie` builds ops of the AIE dialects, `design` the designs, `module` reads a module's text back,
 //! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
 
