@@ -79,7 +79,8 @@ impl Simulator {
         let mut pool_base = Vec::new();
         for pool in &allocation.pools {
             pool_base.push(store.memories.len());
-            let bytes = pool.element.bytes().clamp(0, MOST_BYTES) as usize;
+            let fifo = &module.fifos[pool.fifo];
+            let bytes = memory_bytes("aie.objectfifo", fifo.line, pool.element.bytes())?;
             for _ in 0..pool.depth {
                 store.memories.push(Memory::unwritten(bytes));
                 store.holders.push(NOBODY);
@@ -87,7 +88,7 @@ impl Simulator {
         }
         let buffer_base = store.memories.len();
         for buffer in &module.buffers {
-            let bytes = buffer.memory.bytes().clamp(0, MOST_BYTES) as usize;
+            let bytes = memory_bytes("aie.buffer", buffer.line, buffer.memory.bytes())?;
             let mut memory = Memory::unwritten(bytes);
             if let Some(initial) = &buffer.initial {
                 let element = buffer.memory.element;
@@ -326,5 +327,16 @@ impl Simulator {
     }
 }
 
-/// Largest memory that is made for a module, however large it says it is.
-const MOST_BYTES: i64 = 1 << 24;
+/// Largest memory in the array that is made, whatever a module says: twice a memory tile's.
+const MOST_BYTES: i64 = 1 << 20;
+
+fn memory_bytes(op: &str, line: usize, bytes: i64) -> Result<usize, SimulationError> {
+    usize::try_from(bytes)
+        .ok()
+        .filter(|_| bytes <= MOST_BYTES)
+        .ok_or_else(|| SimulationError::Unsupported {
+            op: op.to_owned(),
+            line,
+            what: format!("memory of {bytes} bytes"),
+        })
+}

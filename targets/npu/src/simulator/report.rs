@@ -163,6 +163,12 @@ pub enum SimulationError {
         to: i64,
         size: usize,
     },
+    #[error("line {line}: transfer of @{fifo} moves {bytes} bytes, too many to simulate at once")]
+    TooLong {
+        line: usize,
+        fifo: String,
+        bytes: i64,
+    },
     #[error(
         "line {line}: transfer of @{fifo} takes descriptor {id} while the one of line {other} uses it: wait for that first"
     )]
