@@ -158,6 +158,7 @@ pub fn manifest(
         },
         weights: table.entries.clone(),
         kernels: Vec::new(),
+        npu: gembin_bundle::npu::Npu::default(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![manifest::Device::Cpu],

@@ -7,13 +7,14 @@
 
 pub mod cpu;
 pub mod vulkan;
+pub mod xdna;
 
 use gembin_bundle::manifest::{Device, Limits, Manifest, Plan};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Every device this program has a driver for, in the order `gemrun devices` lists them.
-pub const DEVICES: &[Device] = &[Device::Cpu, Device::Vulkan];
+pub const DEVICES: &[Device] = &[Device::Cpu, Device::Vulkan, Device::Xdna];
 
 /// How drivers are to run; the defaults are for using them.
 #[derive(Clone, Default, Debug)]
@@ -24,12 +25,14 @@ pub struct Settings {
     pub gpu: vulkan::Pick,
     /// How to run on it.
     pub vulkan: vulkan::VulkanOptions,
+    /// How to run on an NPU.
+    pub xdna: xdna::XdnaOptions,
 }
 
 /// One device of this machine, as `gemrun devices` shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
-    /// What `--device` takes: `cpu`, `vulkan:0`.
+    /// What `--device` takes: `cpu`, `vulkan:0`, `npu`.
     pub name: String,
     /// Its abilities, or why it cannot be used.
     pub about: Result<String, String>,
@@ -64,6 +67,11 @@ pub fn list(device: Device, settings: &Settings) -> Vec<Listed> {
                 kernels: Vec::new(),
             }],
         },
+        Device::Xdna => vec![Listed {
+            name: device.name().to_owned(),
+            about: probe(device, settings),
+            kernels: Vec::new(),
+        }],
     }
 }
 
@@ -83,6 +91,7 @@ pub fn probe(device: Device, settings: &Settings) -> Result<String, String> {
             Ok(format!("{}, {threads} thread{s}", isa.title()))
         }
         Device::Vulkan => vulkan::probe(&settings.gpu, &settings.vulkan),
+        Device::Xdna => xdna::probe(),
     }
 }
 
@@ -105,6 +114,7 @@ pub fn load(
             &settings.gpu,
             &settings.vulkan,
         )?)),
+        Device::Xdna => Ok(Box::new(xdna::XdnaDriver::load(context, &settings.xdna)?)),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod traffic;
 
 use crate::drivers::cpu::Isa;
 use crate::drivers::vulkan::{Pick, VulkanOptions};
+use crate::drivers::xdna::XdnaOptions;
 use crate::drivers::{self, DriverError, Row, Settings};
 use crate::error::Error;
 use crate::loader::{Bundle, Integrity};
@@ -55,7 +56,7 @@ impl fmt::Display for DeviceChoice {
 impl FromStr for DeviceChoice {
     type Err = Error;
 
-    /// `auto`, `cpu`, `vulkan`, `vulkan:0`, `vulkan:radeon`.
+    /// `auto`, `cpu`, `vulkan`, `vulkan:0`, `vulkan:radeon`, `npu`.
     fn from_str(text: &str) -> Result<Self, Error> {
         if text == "auto" {
             return Ok(DeviceChoice::Auto);
@@ -77,9 +78,9 @@ impl FromStr for DeviceChoice {
             .find(|device| device.name() == name)
             .ok_or_else(unknown)?;
         match (device, unit) {
-            // There is one processor, and an empty name is none.
-            (Device::Cpu, Some(_)) | (Device::Vulkan, Some("")) => Err(unknown()),
-            (Device::Cpu | Device::Vulkan, unit) => Ok(DeviceChoice::Only {
+            // There is one processor and one NPU, and an empty name is none.
+            (Device::Cpu | Device::Xdna, Some(_)) | (Device::Vulkan, Some("")) => Err(unknown()),
+            (Device::Cpu | Device::Vulkan | Device::Xdna, unit) => Ok(DeviceChoice::Only {
                 device,
                 unit: unit.map(str::to_owned),
             }),
@@ -100,6 +101,8 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// How to run on a GPU.
     pub vulkan: VulkanOptions,
+    /// How to run on an NPU.
+    pub xdna: XdnaOptions,
     /// Also compare the weights' checksums, which reads the whole file.
     pub integrity: Integrity,
 }
@@ -117,6 +120,7 @@ impl OpenOptions {
                 } => Pick::Named(unit.clone()),
             },
             vulkan: self.vulkan.clone(),
+            xdna: self.xdna.clone(),
         }
     }
 }

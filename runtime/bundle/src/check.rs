@@ -11,6 +11,8 @@
 //! - every value read was written by an earlier step of the same program and not overwritten since;
 //! - every binding of a GPU kernel holds what the kernel states it touches, and a barrier separates dispatches that
 //!   touch the same bytes, one of them writing;
+//! - every buffer of an NPU's instruction stream holds what the stream states it touches, and a plan has no more designs
+//!   than the hardware has room for;
 //! - tokens named by the manifest are in the vocabulary, numbers are finite, names are printable.
 //!
 //! With that, a call is in bounds if its row counts are within the program's, tokens below `vocab`, positions below
@@ -18,6 +20,7 @@
 //! is not asked.
 
 mod gpu;
+mod npu;
 mod program;
 mod step;
 
@@ -94,6 +97,7 @@ pub fn check(manifest: Manifest, weights_bytes: u64) -> Result<Checked, CheckErr
     check_weights(&m.weights, weights_bytes)?;
     let value_bytes = check_arena(&m.arena)?;
     gpu::check_kernels(&m.kernels)?;
+    npu::check_npu(&m.npu)?;
     check_plans(m)?;
     check_caches(m, value_bytes)?;
     for plan in &m.plans {
@@ -375,6 +379,7 @@ fn check_plans(m: &Manifest) -> Result<(), CheckError> {
             ));
         }
         check_plan(plan, m.limits.slots)?;
+        npu::check_plan(m, plan)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod format;
 pub mod gpu;
 pub mod layout;
 pub mod manifest;
+pub mod npu;
 
 #[cfg(test)]
 mod sample;

@@ -6,6 +6,7 @@ use crate::cpu::CpuStep;
 use crate::format::WEIGHTS_ALIGN;
 use crate::gpu::{GpuStep, Kernel};
 use crate::layout::{self, Format, PLANE_ALIGN};
+use crate::npu::{Npu, NpuStep};
 use serde::{Deserialize, Serialize};
 
 /// The manifest.
@@ -25,6 +26,8 @@ pub struct Manifest {
     pub weights: Vec<WeightEntry>,
     /// Compute kernels of the plans' GPU steps.
     pub kernels: Vec<Kernel>,
+    /// Designs and instruction streams of the plans' NPU steps.
+    pub npu: Npu,
     /// Ways to run the model, best first. A plan is usable where all its devices are.
     pub plans: Vec<Plan>,
 }
@@ -253,6 +256,8 @@ pub enum Device {
     Cpu,
     /// A GPU, through Vulkan.
     Vulkan,
+    /// An NPU of AMD's, through its kernel driver.
+    Xdna,
 }
 
 impl Device {
@@ -261,6 +266,7 @@ impl Device {
         match self {
             Device::Cpu => "cpu",
             Device::Vulkan => "vulkan",
+            Device::Xdna => "npu",
         }
     }
 }
@@ -320,6 +326,8 @@ pub enum Work {
     Cpu(CpuStep),
     /// A dispatch on the GPU.
     Gpu(GpuStep),
+    /// A run of an instruction stream on the NPU.
+    Npu(NpuStep),
 }
 
 impl Work {
@@ -328,6 +336,7 @@ impl Work {
         match self {
             Work::Cpu(_) => Device::Cpu,
             Work::Gpu(_) => Device::Vulkan,
+            Work::Npu(_) => Device::Xdna,
         }
     }
 }

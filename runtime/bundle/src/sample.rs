@@ -107,6 +107,7 @@ pub fn manifest() -> (Manifest, u64) {
         },
         weights,
         kernels: Vec::new(),
+        npu: crate::npu::Npu::default(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],

@@ -1,8 +1,9 @@
 //! `gemrun info`: what is in a bundle, for people or as JSON. Nothing is loaded onto a device.
 
+mod plans;
+
 use crate::cli::{Outcome, output};
-use gembin_bundle::cpu::CpuStep;
-use gembin_bundle::manifest::{Cache, Device, Manifest, Phase, Program, WeightEntry, Work};
+use gembin_bundle::manifest::{Cache, WeightEntry};
 use gembin_runtime::engine::traffic::weight_bytes;
 use gembin_runtime::loader::{Bundle, Integrity};
 use serde::Serialize;
@@ -50,7 +51,7 @@ struct Info {
     formats: Vec<FormatUse>,
     sections: Vec<Section>,
     memory: Memory,
-    plans: Vec<Plan>,
+    plans: Vec<plans::Plan>,
     provenance: Provenance,
 }
 
@@ -127,34 +128,6 @@ struct CacheUse {
 }
 
 #[derive(Serialize)]
-struct Plan {
-    name: String,
-    devices: Vec<&'static str>,
-    programs: Vec<ProgramInfo>,
-}
-
-#[derive(Serialize)]
-struct ProgramInfo {
-    name: String,
-    phase: &'static str,
-    max_rows: u32,
-    max_outs: u32,
-    /// Dispatches that wait for all before them.
-    barriers: usize,
-    steps_by_kind: Vec<(String, usize)>,
-    steps: Vec<StepInfo>,
-}
-
-#[derive(Serialize)]
-struct StepInfo {
-    label: String,
-    /// What runs: the processor's step, or the GPU's kernel.
-    kernel: String,
-    /// Whether a dispatch waits for all before it.
-    barrier: bool,
-}
-
-#[derive(Serialize)]
 struct Provenance {
     compiler: String,
     options: Vec<String>,
@@ -216,7 +189,7 @@ impl Info {
                 cache_bytes: manifest.arena.cache_bytes,
                 caches: caches(&manifest.arena.caches),
             },
-            plans: plans(manifest),
+            plans: plans::of(manifest),
             provenance: Provenance {
                 compiler: manifest.provenance.compiler.clone(),
                 options: manifest.provenance.options.clone(),
@@ -321,7 +294,7 @@ impl Info {
         }
 
         self.write_memory(out)?;
-        self.write_plans(out, steps)?;
+        plans::write(out, &self.plans, steps)?;
 
         writeln!(out, "\nprovenance")?;
         writeln!(out, "  compiler       {}", self.provenance.compiler)?;
@@ -372,46 +345,6 @@ impl Info {
                 cache.capacity_tokens,
                 output::bytes(cache.bytes)
             )?;
-        }
-        Ok(())
-    }
-
-    fn write_plans(&self, out: &mut String, steps: bool) -> std::fmt::Result {
-        for plan in &self.plans {
-            writeln!(
-                out,
-                "\nplan {} (devices: {})",
-                plan.name,
-                plan.devices.join(", ")
-            )?;
-            for program in &plan.programs {
-                let kinds: Vec<String> = program
-                    .steps_by_kind
-                    .iter()
-                    .map(|(kind, n)| format!("{n} {kind}"))
-                    .collect();
-                writeln!(
-                    out,
-                    "  {:<14} up to {} tokens, logits of {}; {} steps{}: {}",
-                    program.name,
-                    program.max_rows,
-                    program.max_outs,
-                    program.steps.len(),
-                    match program.barriers {
-                        0 => String::new(),
-                        n => format!(", {n} barriers"),
-                    },
-                    kinds.join(", ")
-                )?;
-                for (index, step) in program.steps.iter().enumerate().filter(|_| steps) {
-                    let barrier = if step.barrier { "|" } else { " " };
-                    writeln!(
-                        out,
-                        "    {index:>4} {barrier} {:<44} {}",
-                        step.label, step.kernel
-                    )?;
-                }
-            }
         }
         Ok(())
     }
@@ -473,84 +406,6 @@ fn caches(caches: &[Cache]) -> Vec<CacheUse> {
         }
     }
     uses
-}
-
-fn plans(manifest: &Manifest) -> Vec<Plan> {
-    manifest
-        .plans
-        .iter()
-        .map(|plan| Plan {
-            name: plan.name.clone(),
-            devices: plan.devices.iter().copied().map(Device::name).collect(),
-            programs: plan
-                .programs
-                .iter()
-                .map(|program| program_info(manifest, program))
-                .collect(),
-        })
-        .collect()
-}
-
-fn program_info(manifest: &Manifest, program: &Program) -> ProgramInfo {
-    let steps: Vec<StepInfo> = program
-        .steps
-        .iter()
-        .map(|step| {
-            let (kernel, barrier) = match &step.work {
-                Work::Cpu(work) => (kind_name(work).to_owned(), false),
-                Work::Gpu(work) => {
-                    let kernel = &manifest.kernels[work.kernel as usize];
-                    (kernel.name.clone(), work.barrier)
-                }
-            };
-            StepInfo {
-                label: step.label.clone(),
-                kernel,
-                barrier,
-            }
-        })
-        .collect();
-    let mut kinds: Vec<(String, usize)> = Vec::new();
-    for step in &steps {
-        // A kernel's name starts with its kind.
-        let name = step.kernel.split(' ').next().unwrap_or(&step.kernel);
-        let name = name.to_owned();
-        match kinds.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, n)) => *n += 1,
-            None => kinds.push((name, 1)),
-        }
-    }
-    ProgramInfo {
-        name: program.name.clone(),
-        phase: match program.phase {
-            Phase::Prefill => "prefill",
-            Phase::Decode => "decode",
-        },
-        max_rows: program.max_rows,
-        max_outs: program.max_outs,
-        barriers: steps.iter().filter(|step| step.barrier).count(),
-        steps_by_kind: kinds,
-        steps,
-    }
-}
-
-fn kind_name(step: &CpuStep) -> &'static str {
-    match step {
-        CpuStep::Embed { .. } => "embed",
-        CpuStep::RopeTable { .. } => "rope_table",
-        CpuStep::Linear(_) => "linear",
-        CpuStep::RopeKv { .. } => "rope_kv",
-        CpuStep::Attention { .. } => "attention",
-        CpuStep::SelectRows { .. } => "select_rows",
-        CpuStep::RmsNorm { .. } => "rms_norm",
-        CpuStep::Rope { .. } => "rope",
-        CpuStep::KvWrite { .. } => "kv_write",
-        CpuStep::Columns { .. } => "columns",
-        CpuStep::Gelu { .. } => "gelu",
-        CpuStep::Mul { .. } => "mul",
-        CpuStep::Add { .. } => "add",
-        CpuStep::Softcap { .. } => "softcap",
-    }
 }
 
 fn sampling(defaults: &gembin_bundle::manifest::SamplingDefaults) -> String {

@@ -5,6 +5,7 @@ use clap::Args;
 use gembin_bundle::manifest::SamplingDefaults;
 use gembin_runtime::drivers::cpu::{Isa, bandwidth};
 use gembin_runtime::drivers::vulkan::VulkanOptions;
+use gembin_runtime::drivers::xdna::{PowerMode, XdnaOptions};
 use gembin_runtime::engine::{Engine, OpenOptions};
 use gembin_runtime::loader::{Bundle, Integrity};
 use gembin_runtime::sampler::{Sampler, SamplingParams};
@@ -33,6 +34,11 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), allow_negative_numbers = true, help_heading = "Running")]
     threads: Option<u16>,
 
+    /// Set the NPU's power mode first: default, powersaver, balanced, performance or turbo. It holds for the whole NPU and
+    /// stays; only root may change it
+    #[arg(long, value_name = "MODE", help_heading = "Running")]
+    npu_power_mode: Option<PowerMode>,
+
     /// Run the first plan allowed by --device or fail, naming what is missing, instead of falling back
     #[arg(long, help_heading = "Running")]
     strict: bool,
@@ -60,6 +66,10 @@ impl ModelArgs {
             vulkan: VulkanOptions {
                 progress: progress::on_terminal(),
                 ..VulkanOptions::from_environment().map_err(anyhow::Error::msg)?
+            },
+            xdna: XdnaOptions {
+                power_mode: self.npu_power_mode,
+                ..XdnaOptions::default()
             },
             integrity: if self.check {
                 Integrity::Weights

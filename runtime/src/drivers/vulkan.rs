@@ -61,33 +61,18 @@ use queue::Queue;
 use readback::{DATA, Readback};
 use recording::{Key, Recordings};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use weights::{LoadOptions, Weights};
 
 /// Most bytes that cross to the host at once.
 const LARGEST_READBACK: u64 = 16 << 20;
-
-/// The instance that the last probe made, for the load that follows it: making one opens every driver there is.
-static PROBED: Mutex<Option<(Validation, Arc<Instance>)>> = Mutex::new(None);
-
-fn instance(validation: Validation) -> Result<Arc<Instance>, String> {
-    let probed = PROBED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
-        .filter(|(of, _)| *of == validation);
-    match probed {
-        Some((_, instance)) => Ok(instance),
-        None => Instance::new(validation),
-    }
-}
 
 /// Every GPU of this machine, in Vulkan's order.
 ///
 /// # Errors
 /// Why there are none.
 pub fn gpus(options: &VulkanOptions) -> Result<Vec<Gpu>, String> {
-    abilities::enumerate(&*instance(options.validation)?)
+    abilities::enumerate(&*Instance::get(options.validation)?)
 }
 
 /// What the GPU that `pick` takes can do, for people.
@@ -95,11 +80,9 @@ pub fn gpus(options: &VulkanOptions) -> Result<Vec<Gpu>, String> {
 /// # Errors
 /// Why none can be used.
 pub fn probe(pick: &Pick, options: &VulkanOptions) -> Result<String, String> {
-    let instance = instance(options.validation)?;
+    let instance = Instance::get(options.validation)?;
     let gpus = abilities::enumerate(&instance)?;
-    let about = select::select(&gpus, pick)?.about()?;
-    *PROBED.lock().unwrap_or_else(PoisonError::into_inner) = Some((options.validation, instance));
-    Ok(about)
+    select::select(&gpus, pick)?.about()
 }
 
 /// A plan loaded onto a GPU.
@@ -145,7 +128,7 @@ impl VulkanDriver {
         pick: &Pick,
         options: &VulkanOptions,
     ) -> Result<Self, DriverError> {
-        let instance = instance(options.validation).map_err(unavailable)?;
+        let instance = Instance::get(options.validation).map_err(unavailable)?;
         let gpus = abilities::enumerate(&instance).map_err(unavailable)?;
         let gpu = select::select(&gpus, pick).map_err(unavailable)?;
         let abilities = gpu.abilities.as_ref().map_err(unavailable)?;
@@ -444,7 +427,8 @@ impl Driver for VulkanDriver {
                     gembin_bundle::manifest::Work::Gpu(work) => {
                         Cost::of(&manifest, work, seq, outs)
                     }
-                    gembin_bundle::manifest::Work::Cpu(_) => Cost::NONE,
+                    gembin_bundle::manifest::Work::Cpu(_)
+                    | gembin_bundle::manifest::Work::Npu(_) => Cost::NONE,
                 };
                 let call = recording::Call {
                     dispatches: &self.programs.dispatches[program],

@@ -9,6 +9,7 @@ use gembin_bundle::layout;
 use gembin_bundle::manifest::{
     Buffer, Cache, Manifest, Program, RowSet, Step, WeightEntry, WeightKind, Work,
 };
+use gembin_bundle::npu::NpuStep;
 
 /// What a call reads.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -66,6 +67,7 @@ fn of_step(
     let work = match &step.work {
         Work::Cpu(work) => work,
         Work::Gpu(work) => return of_dispatch(manifest, work, first_pos, rows, outs),
+        Work::Npu(work) => return of_stream(manifest, work, first_pos, rows, outs),
     };
     let mut traffic = Traffic::default();
     match work {
@@ -110,17 +112,51 @@ fn of_dispatch(
     rows: usize,
     outs: usize,
 ) -> Traffic {
-    let mut traffic = Traffic::default();
     let has_work = step.work.iter().all(|extent| match extent {
         Extent::Fixed(_) => true,
         Extent::Rows(RowSet::Seq) => rows > 0,
         Extent::Rows(RowSet::Out) => outs > 0,
     });
     if !has_work {
-        return traffic;
+        return Traffic::default();
     }
     let needs = &manifest.kernels[step.kernel as usize].bindings;
-    for (need, resource) in needs.iter().zip(&step.bindings) {
+    let accesses = needs.iter().map(|need| need.access);
+    of_resources(manifest, accesses.zip(&step.bindings), first_pos, rows)
+}
+
+fn of_stream(
+    manifest: &Manifest,
+    step: &NpuStep,
+    first_pos: usize,
+    rows: usize,
+    outs: usize,
+) -> Traffic {
+    let count = match step.rows {
+        RowSet::Seq => rows,
+        RowSet::Out => outs,
+    };
+    let stream = u32::try_from(count)
+        .ok()
+        .filter(|&count| count > 0)
+        .and_then(|count| step.stream_for(count));
+    let Some(stream) = stream else {
+        return Traffic::default();
+    };
+    let needs = &manifest.npu.streams[stream as usize].arguments;
+    let accesses = needs.iter().map(|need| need.access);
+    of_resources(manifest, accesses.zip(&step.buffers), first_pos, rows)
+}
+
+/// Bytes read of what a kernel or a stream is bound to.
+fn of_resources<'a>(
+    manifest: &Manifest,
+    resources: impl Iterator<Item = (Access, &'a Resource)>,
+    first_pos: usize,
+    rows: usize,
+) -> Traffic {
+    let mut traffic = Traffic::default();
+    for (access, resource) in resources {
         match *resource {
             Resource::Data {
                 weight, gathered, ..
@@ -135,7 +171,7 @@ fn of_dispatch(
             Resource::Data { piece, .. } | Resource::Scales { piece, .. } => {
                 traffic.weight_bytes += piece.bytes;
             }
-            Resource::Keys(cache) | Resource::Values(cache) => match need.access {
+            Resource::Keys(cache) | Resource::Values(cache) => match access {
                 Access::Write => {}
                 Access::Read | Access::ReadWrite => {
                     let cache = &manifest.arena.caches[cache as usize];

@@ -9,10 +9,14 @@ pub mod command;
 
 use gembin_bundle::cpu::{CpuStep, Epilogue, LinearStep, Residual, activation_bytes};
 use gembin_bundle::format::{References, Writer};
+use gembin_bundle::gpu::{Access, Resource};
 use gembin_bundle::layout::{Format, word_index};
 use gembin_bundle::manifest::{
     Arena, Buffer, Cache, Device, Limits, Manifest, ModelFacts, Phase, Plan, Program, Provenance,
     RowSet, SamplingDefaults, Span, Step, TextFacts, WeightEntry, WeightKind, Work, place_weights,
+};
+use gembin_bundle::npu::{
+    ArgumentNeed, Code, Design, Generation, InstructionStream, Npu, NpuStep, RowsStream,
 };
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,6 +49,64 @@ pub fn write(dir: &Path, references: Option<&References>) -> PathBuf {
     write_as(dir, "tiny.gembin", references)
 }
 
+/// Writes the bundle with a plan for an NPU in front, of a design that was not built.
+pub fn write_with_npu(dir: &Path) -> PathBuf {
+    let mut model = manifest();
+    npu_plan(&mut model);
+    write_model(dir, "npu.gembin", model, None, None)
+}
+
+fn npu_plan(model: &mut Manifest) {
+    let mut streams = Vec::new();
+    let mut programs = model.plans[0].programs.clone();
+    for program in &mut programs {
+        let outs = program.max_outs;
+        streams.push(InstructionStream {
+            name: format!("everything {}", program.name),
+            design: 0,
+            arguments: vec![
+                ArgumentNeed {
+                    access: Access::Read,
+                    bytes: 16,
+                },
+                ArgumentNeed {
+                    access: Access::Write,
+                    bytes: u64::from(outs * VOCAB * 4),
+                },
+            ],
+            words: Vec::new(),
+        });
+        program.steps = vec![Step {
+            label: "everything".into(),
+            work: Work::Npu(NpuStep {
+                rows: program.logits.rows,
+                streams: vec![RowsStream {
+                    rows: outs,
+                    stream: streams.len() as u32 - 1,
+                }],
+                buffers: vec![Resource::Call, Resource::Value(program.logits)],
+            }),
+        }];
+    }
+    model.npu = Npu {
+        designs: vec![Design {
+            name: "one for all".into(),
+            generation: Generation::Npu1,
+            columns: 4,
+            code: Code::NotBuilt {
+                mlir: "module {\n}\n".into(),
+            },
+        }],
+        streams,
+    };
+    let plan = Plan {
+        name: "npu".into(),
+        devices: vec![Device::Xdna],
+        programs,
+    };
+    model.plans.insert(0, plan);
+}
+
 /// Writes the bundle with the story model's tokenizer and a chat template.
 pub fn write_with_text(dir: &Path) -> PathBuf {
     let json = include_bytes!("../../../testdata/models/story-gemma3/tokenizer.json");
@@ -73,6 +135,16 @@ fn write_all(
         model.text.chat_template = Some(TEMPLATE.into());
         model.text.special_tokens = vec![("bos_token".into(), "<bos>".into())];
     }
+    write_model(dir, name, model, references, tokenizer)
+}
+
+fn write_model(
+    dir: &Path,
+    name: &str,
+    model: Manifest,
+    references: Option<&References>,
+    tokenizer: Option<&[u8]>,
+) -> PathBuf {
     let path = dir.join(name);
     let file = File::create(&path).unwrap();
     let reserved = references.map(|r| References::section_bytes(r.tokens.len() as u32, VOCAB));
@@ -153,6 +225,7 @@ fn manifest() -> Manifest {
         },
         weights: entries,
         kernels: Vec::new(),
+        npu: Npu::default(),
         plans: vec![Plan {
             name: "cpu".into(),
             devices: vec![Device::Cpu],

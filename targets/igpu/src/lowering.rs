@@ -105,7 +105,7 @@ impl<'a> Lowering<'a> {
             .iter()
             .filter_map(|step| match &step.work {
                 Work::Cpu(work) => Some((step.label.as_str(), work)),
-                Work::Gpu(_) => None,
+                Work::Gpu(_) | Work::Npu(_) => None,
             })
             .collect();
         // Attention whose result is still in parts, by the offset of the result.

@@ -34,6 +34,7 @@ pub(super) fn check(
         match &step.work {
             Work::Cpu(work) => checker.cpu_step(work)?,
             Work::Gpu(work) => checker.gpu_step(work, &mut in_flight)?,
+            Work::Npu(work) => checker.npu_step(work)?,
         }
         checker.finish()?;
     }

@@ -1,6 +1,7 @@
 //! The valid sample passes; every single change that breaks a rule is refused in its own words.
 
 mod gpu;
+mod npu;
 mod steps;
 
 use super::*;

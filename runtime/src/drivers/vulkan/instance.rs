@@ -30,19 +30,38 @@ struct Messages(Mutex<Vec<String>>);
 /// An instance of Vulkan.
 pub(super) struct Instance {
     pub(super) raw: ash::Instance,
-    messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     /// Boxed: the messenger holds its address.
     messages: Box<Messages>,
     /// Keeps the loader's library open.
     pub(super) entry: ash::Entry,
 }
 
+/// The instances of this process, one for each degree of validation; they stay until it ends. Drivers leave destructors
+/// of their threads' data behind, so one that is unloaded while a thread lives takes the process with it, and one that
+/// is loaded again and again runs out of room for such data.
+static INSTANCES: [Mutex<Option<Arc<Instance>>>; 3] = [const { Mutex::new(None) }; 3];
+
 impl Instance {
-    /// Opens the loader and makes an instance.
+    /// The process's instance; the first call opens the loader and makes it.
     ///
     /// # Errors
     /// Why there is none, and what to do.
-    pub(super) fn new(validation: Validation) -> Result<Arc<Self>, String> {
+    pub(super) fn get(validation: Validation) -> Result<Arc<Self>, String> {
+        let slot = match validation {
+            Validation::Off => 0,
+            Validation::Calls => 1,
+            Validation::Synchronization => 2,
+        };
+        let mut slot = INSTANCES[slot]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(instance) => Ok(instance.clone()),
+            None => Ok(slot.insert(Self::new(validation)?).clone()),
+        }
+    }
+
+    fn new(validation: Validation) -> Result<Arc<Self>, String> {
         // SAFETY: the loader is the system's own library, whose initialisation has no preconditions.
         let entry = unsafe { ash::Entry::load() }.map_err(|_| {
             "no Vulkan loader (libvulkan.so.1) on this machine; install the GPU's Vulkan driver \
@@ -90,20 +109,23 @@ impl Instance {
                 }
                 other => explain(other),
             })?;
-        let mut instance = Self {
+        let instance = Self {
             raw,
-            messenger: None,
             messages: Box::default(),
             entry,
         };
-        if validation != Validation::Off {
-            instance.listen()?;
+        if validation != Validation::Off
+            && let Err(error) = instance.listen()
+        {
+            // SAFETY: nothing was made from the instance.
+            unsafe { instance.raw.destroy_instance(None) };
+            return Err(error);
         }
         Ok(Arc::new(instance))
     }
 
     /// Collects the layer's messages from now on.
-    fn listen(&mut self) -> Result<(), String> {
+    fn listen(&self) -> Result<(), String> {
         let utils = ash::ext::debug_utils::Instance::new(&self.entry, &self.raw);
         let messages: *const Messages = &*self.messages;
         let create = vk::DebugUtilsMessengerCreateInfoEXT::default()
@@ -118,10 +140,8 @@ impl Instance {
             .pfn_user_callback(Some(collect))
             .user_data(messages.cast_mut().cast());
         // SAFETY: the callback only reads what it is given, and `messages` outlives the messenger: it is boxed beside
-        // it, and `drop` destroys the messenger first.
-        let messenger =
-            unsafe { utils.create_debug_utils_messenger(&create, None) }.map_err(explain)?;
-        self.messenger = Some((utils, messenger));
+        // the instance, which stays until the process ends.
+        unsafe { utils.create_debug_utils_messenger(&create, None) }.map_err(explain)?;
         Ok(())
     }
 
@@ -138,18 +158,6 @@ impl Instance {
             1 => format!("validation: {first}"),
             n => format!("validation: {first} (and {} more)", n - 1),
         })
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        // SAFETY: everything made from the instance holds an `Arc` of it, so nothing is left but the messenger.
-        unsafe {
-            if let Some((utils, messenger)) = self.messenger.take() {
-                utils.destroy_debug_utils_messenger(messenger, None);
-            }
-            self.raw.destroy_instance(None);
-        }
     }
 }
 

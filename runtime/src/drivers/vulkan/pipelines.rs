@@ -289,7 +289,7 @@ fn used(plan: &Plan) -> BTreeSet<KernelIdx> {
         .flat_map(|program| &program.steps)
         .filter_map(|step| match &step.work {
             Work::Gpu(step) => Some(step.kernel),
-            Work::Cpu(_) => None,
+            Work::Cpu(_) | Work::Npu(_) => None,
         })
         .collect()
 }

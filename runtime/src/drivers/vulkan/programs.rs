@@ -83,6 +83,10 @@ impl Programs {
                         "step {:?} is the processor's; plans of several devices cannot run yet",
                         step.label
                     ))),
+                    Work::Npu(_) => Err(unavailable(format!(
+                        "step {:?} is an NPU's; plans of several devices cannot run yet",
+                        step.label
+                    ))),
                 })
                 .collect()
         };

@@ -115,7 +115,7 @@ fn exercise(driver: &mut VulkanDriver) {
 fn step(manifest: &mut Manifest, index: usize) -> &mut gembin_bundle::gpu::GpuStep {
     match &mut manifest.plans[0].programs[0].steps[index].work {
         Work::Gpu(step) => step,
-        Work::Cpu(_) => panic!("a plan of dispatches"),
+        Work::Cpu(_) | Work::Npu(_) => panic!("a plan of dispatches"),
     }
 }
 

@@ -323,7 +323,7 @@ fn decode_norms_rotates_stores_and_attends_in_one_dispatch() {
         .iter()
         .filter_map(|step| match &step.work {
             Work::Gpu(step) => Some(step),
-            Work::Cpu(_) => None,
+            Work::Cpu(_) | Work::Npu(_) => None,
         })
         .filter(|step| step.bindings.contains(&Resource::Keys(0)))
         .collect();

@@ -219,7 +219,7 @@ fn dispatches<'a>(manifest: &'a Manifest, program: &str) -> Vec<(&'a str, &'a Gp
         .iter()
         .map(|step| match &step.work {
             Work::Gpu(step) => (manifest.kernels[step.kernel as usize].name.as_str(), step),
-            Work::Cpu(_) => panic!("a step of the processor in the GPU's plan"),
+            Work::Cpu(_) | Work::Npu(_) => panic!("a step of another device in the GPU's plan"),
         })
         .collect()
 }
