@@ -242,6 +242,8 @@ impl<'c, 'b> Device<'c, 'b> {
                 .make("aie.core")
                 .operands(&[tile.value])
                 .i32("stack_size", stack_bytes as i32)
+                // Loops over elements have bounds that are known at run time: which element is next must be too.
+                .bool("dynamic_objfifo_lowering", true)
                 .result(self.ops.index())
                 .region(region),
         );

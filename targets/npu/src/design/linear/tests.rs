@@ -38,6 +38,7 @@ fn products_are_bit_exact_on_the_simulated_array() {
         let depth = if form == WeightForm::Groups4 { 96 } else { 64 };
         let design = Linear {
             form,
+            native_rows: 4,
             tile: CoreTile {
                 tokens: 32,
                 depth,
@@ -80,6 +81,7 @@ fn one_scale_a_row_stays_within_1_percent() {
     for form in [WeightForm::Rows8, WeightForm::Groups8, WeightForm::Groups4] {
         let design = Linear {
             form,
+            native_rows: 4,
             tile: CoreTile {
                 tokens: 32,
                 depth: 96,
