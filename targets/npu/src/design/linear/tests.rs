@@ -14,31 +14,49 @@ fn shape(tokens: u32, depth: u32, outputs: u32) -> Shape {
     }
 }
 
-fn run(trial: &Trial, design: &Linear, simulator: &mut Simulator) -> (Vec<bf16>, Report) {
+fn run(
+    trial: &Trial,
+    design: &Linear,
+    array: &Array,
+    simulator: &mut Simulator,
+) -> (Vec<bf16>, Report) {
     let (results, report) = trial
-        .run(design, Array::npu1(), simulator)
+        .run(design, array, simulator)
         .unwrap_or_else(|error| panic!("{error}"));
     (results.expect("all results written"), report)
 }
 
-fn configured(design: &Linear, version: DialectVersion, shapes: &[Shape]) -> Simulator {
-    let text = design
-        .emit(Array::npu1(), version, "linear", shapes)
-        .unwrap();
+/// The module, legal and read back from its text.
+fn emitted(design: &Linear, array: &Array, version: DialectVersion, shapes: &[Shape]) -> Module {
+    let text = design.emit(array, version, "linear", shapes).unwrap();
     let module = Module::read(&text).unwrap_or_else(|error| panic!("{error}"));
-    let faults = crate::legality::check(&module, Array::npu1());
-    assert!(faults.is_empty(), "{}", faults[0]);
-    Simulator::new(&module, Array::npu1()).unwrap_or_else(|error| panic!("{error}"))
+    let faults = crate::legality::check(&module, array);
+    assert!(
+        faults.is_empty(),
+        "{design:?}: {} faults, the first: {}",
+        faults.len(),
+        faults[0]
+    );
+    module
+}
+
+fn configured(design: &Linear, array: &Array, shapes: &[Shape]) -> Simulator {
+    let module = emitted(design, array, DialectVersion::default(), shapes);
+    Simulator::new(&module, array).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Every form, odd sizes: one configuration runs all shapes one after another.
 #[test]
 fn products_are_bit_exact_on_the_simulated_array() {
-    for form in [WeightForm::Rows8, WeightForm::Groups8, WeightForm::Groups4] {
+    let forms = [WeightForm::Rows8, WeightForm::Groups8, WeightForm::Groups4];
+    let cases = [Array::npu1(), Array::npu2()]
+        .into_iter()
+        .flat_map(|array| forms.map(|form| (array, form)));
+    for (array, form) in cases {
         let depth = if form == WeightForm::Groups4 { 96 } else { 64 };
         let design = Linear {
             form,
-            native_rows: 4,
+            native_rows: array.matrix(Operands::I8).m,
             tile: CoreTile {
                 tokens: 32,
                 depth,
@@ -54,10 +72,10 @@ fn products_are_bit_exact_on_the_simulated_array() {
             shape(130, 1184, 48),
             shape(17, 2048, 160),
         ];
-        let mut simulator = configured(&design, DialectVersion::Subviews, &shapes);
+        let mut simulator = configured(&design, array, &shapes);
         for (seed, shape) in (1..).zip(shapes) {
             let case = Trial::new(form, shape, seed);
-            let (results, report) = run(&case, &design, &mut simulator);
+            let (results, report) = run(&case, &design, array, &mut simulator);
             let expected = case.expected(&design);
             let wrong = results
                 .iter()
@@ -109,9 +127,9 @@ fn predictions_agree_with_the_simulated_array() {
     for form in [WeightForm::Rows8, WeightForm::Groups4] {
         let design = Linear::search(array, form, &gemma_3_4b(512)).unwrap();
         let shape = shape(512, 1280, 2 * design.tile.outputs * array.columns);
-        let mut simulator = configured(&design, DialectVersion::Elements, &[shape]);
+        let mut simulator = configured(&design, array, &[shape]);
         let case = Trial::new(form, shape, 9);
-        let (_, report) = run(&case, &design, &mut simulator);
+        let (_, report) = run(&case, &design, array, &mut simulator);
         let predicted = design.predict(array, shape).compute_s * array.clock_hz;
         let busy = report
             .cores
@@ -133,4 +151,54 @@ fn gemma_3_4b(tokens: u32) -> Vec<(Shape, u32)> {
     [(2560, 4096), (2048, 2560), (2560, 20480), (10240, 2560)]
         .map(|(depth, outputs)| (shape(tokens, depth, outputs), 34))
         .to_vec()
+}
+
+/// Matrices of the models that the array is meant for: depth, outputs.
+const MODELS: [(&str, &[(u32, u32)]); 4] = [
+    (
+        "gemma-2-2b",
+        &[(2304, 4096), (2048, 2304), (2304, 18432), (9216, 2304)],
+    ),
+    (
+        "gemma-3-1b",
+        &[(1152, 1536), (1024, 1152), (1152, 13824), (6912, 1152)],
+    ),
+    (
+        "gemma-3-4b",
+        &[(2560, 4096), (2048, 2560), (2560, 20480), (10240, 2560)],
+    ),
+    (
+        "gemma-3-27b",
+        &[(5376, 8192), (4096, 5376), (5376, 43008), (21504, 5376)],
+    ),
+];
+
+#[test]
+fn designs_of_real_models_are_legal_use_all_cores_and_reach_4_tops() {
+    let array = Array::npu1();
+    for (model, matrices) in MODELS {
+        for form in [WeightForm::Groups8, WeightForm::Groups4] {
+            let of = |tokens: u32| {
+                let shapes = matrices
+                    .iter()
+                    .map(move |&(depth, outputs)| shape(tokens, depth, outputs));
+                shapes.collect::<Vec<_>>()
+            };
+            let weighed: Vec<(Shape, u32)> = of(512).into_iter().map(|shape| (shape, 1)).collect();
+            let design = Linear::search(array, form, &weighed).unwrap();
+            let shapes: Vec<Shape> = [1, 32, 64, 256, 512].into_iter().flat_map(of).collect();
+            let module = emitted(&design, array, DialectVersion::default(), &shapes);
+            assert_eq!(module.cores.len(), 16, "{model} {form:?}");
+            assert_eq!(module.sequences.len(), shapes.len(), "{model} {form:?}");
+            if ["gemma-3-4b", "gemma-3-27b"].contains(&model) {
+                for shape in of(512) {
+                    let predicted = design.predict(array, shape);
+                    assert!(
+                        predicted.tops() >= 4.0,
+                        "{model} {form:?} {shape:?}: {predicted:?}"
+                    );
+                }
+            }
+        }
+    }
 }
