@@ -37,6 +37,7 @@ pub struct Args {
 enum Command {
     Compile(Compile),
     Emit(Emit),
+    Simulate(npu::Simulate),
     Synth(Synth),
     Isa(isa::Isa),
     /// The process that `gemc isa` compiles in.
@@ -270,6 +271,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Compile(c) => compile(&c),
         Command::Emit(e) => emit(&e),
+        Command::Simulate(s) => npu::simulate(&s),
         Command::Synth(s) => synthesize(&s),
         Command::Isa(i) => isa::run(&i),
         Command::IsaWorker => Ok(gembin_compiler::isa::worker()?),
