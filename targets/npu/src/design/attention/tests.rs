@@ -1,0 +1,246 @@
+//! Attention on the simulated array against plain arithmetic; search and prediction.
+
+use super::*;
+use crate::legality;
+use crate::module::Module;
+use crate::simulator::{HostBuffer, Report, Simulator};
+use half::bf16;
+
+/// A repeatable stream of numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    /// Even over -1 to 1.
+    fn signed(&mut self) -> f32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let bits = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40;
+        bits as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn many(&mut self, count: usize, size: f32) -> Vec<f32> {
+        (0..count)
+            .map(|_| bf16::from_f32(self.signed() * size).to_f32())
+            .collect()
+    }
+}
+
+/// A random call.
+struct Case {
+    design: Attention,
+    shape: Shape,
+    /// Position of the first token.
+    first: u32,
+    scale: f32,
+    /// `[tokens][query heads][head dim]`, without factor or rounding.
+    queries: Vec<f32>,
+    /// `[kv heads][capacity][head dim]`, as in the cache.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Case {
+    /// `size` says how far apart scores are.
+    fn new(design: Attention, shape: Shape, first: u32, size: f32, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let heads = (design.query_heads * design.head_dim) as usize;
+        let cache = (design.kv_heads * shape.capacity * design.head_dim) as usize;
+        Self {
+            design,
+            shape,
+            first,
+            scale: 1.0 / (design.head_dim as f32).sqrt(),
+            queries: (0..shape.tokens as usize * heads)
+                .map(|_| random.signed() * size)
+                .collect(),
+            keys: random.many(cache, 1.7),
+            values: random.many(cache, 1.0),
+        }
+    }
+
+    fn cache(&self) -> Vec<u8> {
+        let design = &self.design;
+        let dim = design.head_dim as usize;
+        let capacity = self.shape.capacity as usize;
+        let layout = pack::CacheWriter::new(design, self.shape.capacity);
+        let mut elements = vec![bf16::ZERO; 2 * self.keys.len()];
+        for head in 0..design.kv_heads as usize {
+            for position in 0..capacity {
+                for feature in 0..dim {
+                    let at = (head * capacity + position) * dim + feature;
+                    elements[layout.key(head, position, feature)] = bf16::from_f32(self.keys[at]);
+                    elements[layout.value(head, position, feature)] =
+                        bf16::from_f32(self.values[at]);
+                }
+            }
+        }
+        elements.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// `[tokens][query heads][head dim]`.
+    fn expected(&self) -> Vec<f64> {
+        let design = &self.design;
+        let dim = design.head_dim as usize;
+        let heads = design.query_heads as usize;
+        let mut results = Vec::new();
+        for token in 0..self.shape.tokens as usize {
+            let last = self.first as usize + token;
+            let window = self
+                .shape
+                .window
+                .map_or(usize::MAX, |window| window as usize);
+            let from = (last + 1).saturating_sub(window);
+            for head in 0..heads {
+                let kv_head = head / design.group() as usize;
+                let query = &self.queries[(token * heads + head) * dim..][..dim];
+                let row = |of: &[f32], position: usize| -> Vec<f32> {
+                    let at = (kv_head * self.shape.capacity as usize + position) * dim;
+                    of[at..at + dim].to_vec()
+                };
+                let scores: Vec<f64> = (from..=last)
+                    .map(|position| {
+                        let key = row(&self.keys, position);
+                        let dot: f64 = query
+                            .iter()
+                            .zip(&key)
+                            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                            .sum();
+                        let score = dot * f64::from(self.scale);
+                        match design.cap.map(f64::from) {
+                            Some(cap) => cap * (score / cap).tanh(),
+                            None => score,
+                        }
+                    })
+                    .collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+                let all: f64 = weights.iter().sum();
+                let mut sums = vec![0.0; dim];
+                for (position, weight) in (from..=last).zip(&weights) {
+                    let value = row(&self.values, position);
+                    for (sum, value) in sums.iter_mut().zip(value) {
+                        *sum += weight / all * f64::from(value);
+                    }
+                }
+                results.extend(sums);
+            }
+        }
+        results
+    }
+
+    fn run(&self, simulator: &mut Simulator) -> (Vec<bf16>, Report) {
+        let array = Array::npu1();
+        let design = &self.design;
+        let dim = design.head_dim;
+        let factor = design.query_factor(self.scale);
+        let bytes = design.buffer_bytes(array, self.shape);
+        let queries = pack::queries(design, array, self.shape, |token, head, feature| {
+            factor * self.queries[((token * design.query_heads + head) * dim + feature) as usize]
+        });
+        let mut buffers = [
+            HostBuffer::input(queries),
+            HostBuffer::input(self.cache()),
+            HostBuffer::input(pack::parameters(design, array, self.shape, self.first)),
+            HostBuffer::output(bytes[3] as usize),
+        ];
+        let report = simulator
+            .run(&sequence_name(self.shape), &mut buffers)
+            .unwrap_or_else(|error| panic!("{:?}: {error}", self.shape));
+        let missing = buffers[3].0.first_unwritten(0, bytes[3] as usize);
+        assert_eq!(missing, None, "{:?}", self.shape);
+        (
+            pack::results(design, self.shape, buffers[3].bytes()),
+            report,
+        )
+    }
+
+    /// Size of the error beside the size of what is expected.
+    fn error(&self, results: &[bf16]) -> f64 {
+        let (mut error, mut size) = (0.0, 0.0);
+        let expected = self.expected();
+        assert_eq!(results.len(), expected.len());
+        for (result, expected) in results.iter().zip(expected) {
+            error += (f64::from(*result) - expected).powi(2);
+            size += expected * expected;
+        }
+        (error / size).sqrt()
+    }
+}
+
+fn shape(tokens: u32, context: u32, window: Option<u32>) -> Shape {
+    Shape {
+        tokens,
+        context,
+        slack: 0,
+        window,
+        capacity: context.next_multiple_of(64).max(256),
+    }
+}
+
+/// The module, legal and read back from its text.
+fn emitted(design: &Attention, version: DialectVersion, shapes: &[Shape]) -> Module {
+    let array = Array::npu1();
+    let text = design.emit(array, version, "attention", shapes).unwrap();
+    let module = Module::read(&text).unwrap_or_else(|error| panic!("{error}"));
+    let faults = legality::check(&module, array);
+    assert!(
+        faults.is_empty(),
+        "{design:?}: {} faults, the first: {}",
+        faults.len(),
+        faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    module
+}
+
+fn configured(design: &Attention, shapes: &[Shape]) -> Simulator {
+    let module = emitted(design, DialectVersion::default(), shapes);
+    Simulator::new(&module, Array::npu1()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn design(head_dim: u32, query_heads: u32, kv_heads: u32, tile: [u32; 3]) -> Attention {
+    Attention {
+        head_dim,
+        query_heads,
+        kv_heads,
+        cap: None,
+        tile: QueryTile {
+            queries: tile[0],
+            positions: tile[1],
+            features: tile[2],
+        },
+    }
+}
+
+fn run_all(design: Attention, calls: &[(Shape, u32, f32)]) {
+    let shapes: Vec<Shape> = calls.iter().map(|(shape, _, _)| *shape).collect();
+    let mut simulator = configured(&design, &shapes);
+    for (seed, &(shape, first, size)) in (1..).zip(calls) {
+        let case = Case::new(design, shape, first, size, seed);
+        let (results, report) = case.run(&mut simulator);
+        let error = case.error(&results);
+        println!(
+            "{} features, {} tokens from {first}, window {:?}: error {error:.5}, {} cycles",
+            design.head_dim, shape.tokens, shape.window, report.cycles
+        );
+        assert!(error < 0.01, "{design:?} {shape:?}: {error}");
+    }
+}
+
+/// One configuration runs all shapes one after another: odd numbers of tokens, contexts, windows.
+#[test]
+fn small_heads_are_right_on_the_simulated_array() {
+    run_all(
+        design(64, 4, 1, [32, 32, 32]),
+        &[
+            (shape(40, 40, None), 0, 2.0),
+            (shape(1, 1, None), 0, 2.0),
+            (shape(3, 77, None), 74, 4.0),
+            (shape(100, 230, Some(48)), 130, 2.0),
+        ],
+    );
+}
