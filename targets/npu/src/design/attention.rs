@@ -186,8 +186,8 @@ impl Attention {
     ) -> Result<Self, AttentionError> {
         let mut best: Option<(f64, Attention)> = None;
         for queries in (QUERY_BLOCK..=256).step_by(QUERY_BLOCK as usize) {
-            for positions in [16, 32, 64] {
-                for features in [16, 32, 64, 128] {
+            for positions in [16, 32] {
+                for features in [16, 32, 64] {
                     let tile = QueryTile {
                         queries,
                         positions,

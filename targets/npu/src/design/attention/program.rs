@@ -5,6 +5,9 @@ use super::{Attention, PANEL};
 use crate::aie::{Body, Compare, Element, Fifo, Port};
 use melior::ir::Value;
 
+/// Steps of a product that are written one after the other; more are a loop.
+const STRAIGHT_STEPS: u64 = 8;
+
 /// The program of one core.
 pub(super) struct Program<'d> {
     pub(super) design: &'d Attention,
@@ -143,23 +146,25 @@ impl Program<'_> {
             body.times(fours / 2, |body, pair| {
                 let first = body.address(&[(block, 4 * fours * 16), (pair, 32)]);
                 let left = body.address(&[(pair, 64)]);
-                let corners = corners(body, first, fours * 16);
-                let mut sums = corners.map(|at| body.load(memory.scores, at, 16, Element::F32));
-                for eight in 0..eights {
-                    let key = |row: u64| {
-                        let at = body.add(left, body.index(eight * fours * 32 + row * 32));
-                        body.load(keys, at, 32, Element::Bf16)
-                    };
-                    let query = |four: u64| {
-                        let offset = four / 2 * unit + eight * 64 + four % 2 * 32;
-                        let at = body.add(right, body.index(offset));
-                        body.load(queries, at, 32, Element::Bf16)
-                    };
-                    multiply(body, [0, 1].map(key), [0, 1, 2, 3].map(query), &mut sums);
-                }
-                for (sum, at) in sums.into_iter().zip(corners) {
-                    body.store(sum, memory.scores, at, 16, Element::F32);
-                }
+                let left = Operand {
+                    memory: keys,
+                    first: left,
+                    offsets: [0, 32],
+                    step: fours * 32,
+                };
+                let right = Operand {
+                    memory: queries,
+                    first: right,
+                    offsets: [0, 32, unit, unit + 32],
+                    step: 64,
+                };
+                multiply(
+                    body,
+                    eights,
+                    left,
+                    right,
+                    (memory.scores, first, fours * 16),
+                );
             });
         });
     }
@@ -246,22 +251,19 @@ impl Program<'_> {
                 let first =
                     body.address(&[(block, 4 * tiles * 16), (element, eights * 32), (eight, 32)]);
                 let left = body.address(&[(eight, steps * 64)]);
-                let corners = corners(body, first, tiles * 16);
-                let mut sums = corners.map(|at| body.load(memory.sums, at, 16, Element::F32));
-                for step in 0..steps {
-                    let value = |row: u64| {
-                        let at = body.add(left, body.index(step * 64 + row * 32));
-                        body.load(values, at, 32, Element::Bf16)
-                    };
-                    let weight = |four: u64| {
-                        let at = body.add(right, body.index((four * steps + step) * 32));
-                        body.load(memory.weights, at, 32, Element::Bf16)
-                    };
-                    multiply(body, [0, 1].map(value), [0, 1, 2, 3].map(weight), &mut sums);
-                }
-                for (sum, at) in sums.into_iter().zip(corners) {
-                    body.store(sum, memory.sums, at, 16, Element::F32);
-                }
+                let left = Operand {
+                    memory: values,
+                    first: left,
+                    offsets: [0, 32],
+                    step: 64,
+                };
+                let right = Operand {
+                    memory: memory.weights,
+                    first: right,
+                    offsets: [0, 1, 2, 3].map(|four| four * steps * 32),
+                    step: 32,
+                };
+                multiply(body, steps, left, right, (memory.sums, first, tiles * 16));
             });
         });
     }
@@ -295,24 +297,85 @@ impl Program<'_> {
     }
 }
 
-/// Where eight tiles are: two rows of four columns, which lie so far apart.
-fn corners<'c, 'b>(body: &Body<'c, 'b>, first: Value<'c, '_>, column: u64) -> [Value<'c, 'b>; 8] {
-    std::array::from_fn(|tile| {
-        let (row, four) = (tile as u64 / 4, tile as u64 % 4);
-        body.add(first, body.index(four * column + row * 16))
-    })
+/// Blocks of one side of a product.
+#[derive(Clone, Copy)]
+struct Operand<'c, 'b, const N: usize> {
+    memory: Value<'c, 'b>,
+    /// Where the first block is, and how far from it the others are.
+    first: Value<'c, 'b>,
+    offsets: [u64; N],
+    /// From one step of the product to the next.
+    step: u64,
 }
 
-/// Two left operands by four right ones.
+impl<'c, 'b, const N: usize> Operand<'c, 'b, N> {
+    /// The operand so many steps later.
+    fn behind<'x>(&self, body: &Body<'c, 'x>, step: Value<'c, 'x>) -> Operand<'c, 'x, N>
+    where
+        'b: 'x,
+    {
+        Operand {
+            memory: self.memory,
+            first: body.add(self.first, body.address(&[(step, self.step)])),
+            offsets: self.offsets,
+            step: self.step,
+        }
+    }
+
+    fn blocks(&self, body: &Body<'c, 'b>, step: u64) -> [Value<'c, 'b>; N] {
+        self.offsets.map(|offset| {
+            let at = body.add(self.first, body.index(offset + step * self.step));
+            body.load(self.memory, at, 32, Element::Bf16)
+        })
+    }
+}
+
+/// `sums += left * right` over so many steps, for two rows of four tiles whose columns lie so far apart; meanwhile they
+/// stay in registers.
 fn multiply<'c, 'b>(
     body: &Body<'c, 'b>,
-    left: [Value<'c, 'b>; 2],
-    right: [Value<'c, 'b>; 4],
-    sums: &mut [Value<'c, 'b>; 8],
+    steps: u64,
+    left: Operand<'c, 'b, 2>,
+    right: Operand<'c, 'b, 4>,
+    (memory, first, column): (Value<'c, 'b>, Value<'c, 'b>, u64),
 ) {
-    for (tile, sum) in sums.iter_mut().enumerate() {
-        *sum = body.multiply_tiles_bf16(left[tile / 4], right[tile % 4], *sum);
+    let corners: [_; 8] = std::array::from_fn(|tile| {
+        let (row, four) = (tile as u64 / 4, tile as u64 % 4);
+        body.add(first, body.index(four * column + row * 16))
+    });
+    let before = corners.map(|at| body.load(memory, at, 16, Element::F32));
+    let after = if steps <= STRAIGHT_STEPS {
+        multiply_straight(body, steps, left, right, &before)
+    } else {
+        let (from, to) = (body.index(0), body.index(steps));
+        body.repeat(from, to, &before, |body, step, sums| {
+            let left = left.behind(body, step);
+            let right = right.behind(body, step);
+            multiply_straight(body, 1, left, right, sums)
+        })
+    };
+    for (sum, at) in after.into_iter().zip(corners) {
+        body.store(sum, memory, at, 16, Element::F32);
     }
+}
+
+/// The same without a loop.
+fn multiply_straight<'c, 'b>(
+    body: &Body<'c, 'b>,
+    steps: u64,
+    left: Operand<'c, 'b, 2>,
+    right: Operand<'c, 'b, 4>,
+    sums: &[Value<'c, 'b>],
+) -> Vec<Value<'c, 'b>> {
+    let mut sums = sums.to_vec();
+    for step in 0..steps {
+        let rows = left.blocks(body, step);
+        let fours = right.blocks(body, step);
+        for (tile, sum) in sums.iter_mut().enumerate() {
+            *sum = body.multiply_tiles_bf16(rows[tile / 4], fours[tile % 4], *sum);
+        }
+    }
+    sums
 }
 
 /// Tiles of f32 become 0.

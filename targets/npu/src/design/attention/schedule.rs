@@ -158,11 +158,18 @@ impl Schedule<'_> {
     pub(super) fn write(&self, sequence: &Sequence<'_, '_>) {
         let columns = &self.streams.columns;
         let mut under_way: Vec<_> = columns.iter().map(ColumnUnderWay::new).collect();
-        for (number, item) in (0..).zip(self.design.items(self.array, self.shape)) {
-            let column = &mut under_way[item.column as usize];
-            self.queries(sequence, &mut column.queries, item);
-            self.cache(sequence, &mut column.cache, number, item);
-            self.results(sequence, &mut column.results, item);
+        let items = self.design.items(self.array, self.shape);
+        let numbered: Vec<(u64, Item)> = (0..).zip(items).collect();
+        for round in numbered.chunks(columns.len().max(1)) {
+            // Waiting for results of one column must not keep the others from reading ahead.
+            for &(number, item) in round {
+                let column = &mut under_way[item.column as usize];
+                self.queries(sequence, &mut column.queries, item);
+                self.cache(sequence, &mut column.cache, number, item);
+            }
+            for &(_, item) in round {
+                self.results(sequence, &mut under_way[item.column as usize].results, item);
+            }
         }
         for column in under_way {
             column.queries.finish(sequence);
@@ -235,12 +242,17 @@ impl Schedule<'_> {
         let unit = self.unit_words();
         let row = panels * self.panel_words();
         let (runs, run) = runs(unit);
-        for panel in 0..panels {
-            let first = self.first_word(item) + panel * self.panel_words();
-            if runs == 1 {
-                let walk = [(1, 0), (heads, unit), (rows, row), (run, 1)];
-                fifo.start(sequence, first, walk);
-            } else {
+        let first = self.first_word(item);
+        if runs == 1 {
+            let panel = (panels, self.panel_words());
+            fifo.start(
+                sequence,
+                first,
+                [panel, (heads, unit), (rows, row), (run, 1)],
+            );
+        } else {
+            for panel in 0..panels {
+                let first = first + panel * self.panel_words();
                 let walk = [(heads, unit), (rows, row), (runs, run), (run, 1)];
                 fifo.start(sequence, first, walk);
             }

@@ -244,3 +244,181 @@ fn small_heads_are_right_on_the_simulated_array() {
         ],
     );
 }
+
+/// Heads of 256 and 128 features in the tiles that are chosen for real models.
+#[test]
+fn large_heads_are_right_on_the_simulated_array() {
+    let wide = design(256, 8, 4, [32, 32, 32]);
+    run_all(
+        wide,
+        &[
+            (shape(70, 150, None), 80, 2.0),
+            (shape(32, 200, Some(64)), 168, 3.0),
+        ],
+    );
+    let middle = design(128, 16, 8, [64, 16, 64]);
+    run_all(middle, &[(shape(70, 150, None), 80, 2.0)]);
+}
+
+/// Gemma 2 bounds its scores.
+#[test]
+fn capped_scores_are_right_on_the_simulated_array() {
+    let capped = Attention {
+        cap: Some(50.0),
+        ..design(64, 4, 2, [32, 32, 32])
+    };
+    run_all(
+        capped,
+        &[
+            (shape(40, 40, None), 0, 2.0),
+            // Most scores are near the cap.
+            (shape(40, 90, None), 50, 90.0),
+        ],
+    );
+}
+
+/// A layer of each model: heads of queries and of keys, features, cap, and the shapes that must be.
+const MODELS: [(&str, [u32; 2], u32, Option<f32>); 5] = [
+    ("Gemma 2 2B", [8, 4], 256, Some(50.0)),
+    ("Gemma 3 1B", [4, 1], 256, None),
+    ("Gemma 3 4B", [8, 4], 256, None),
+    ("Gemma 3 27B", [32, 16], 128, None),
+    ("story model", [4, 1], 64, None),
+];
+
+fn searched(heads: [u32; 2], head_dim: u32, cap: Option<f32>) -> Attention {
+    let prefill = Shape {
+        capacity: 4096,
+        ..shape(512, 512, None)
+    };
+    let later = Shape {
+        context: 2048,
+        ..prefill
+    };
+    Attention::search(
+        Array::npu1(),
+        head_dim,
+        heads,
+        cap,
+        &[(prefill, 2), (later, 1)],
+    )
+    .unwrap()
+}
+
+/// Designs of real models at all their numbers of tokens are legal, and one configuration each.
+#[test]
+fn designs_of_real_models_are_legal() {
+    let array = Array::npu1();
+    for (name, heads, head_dim, cap) in MODELS {
+        let design = searched(heads, head_dim, cap);
+        let mut shapes = Vec::new();
+        for tokens in [1, 32, 64, 256, 512] {
+            for (context, window) in [(tokens, None), (4096, None), (4096, Some(1024))] {
+                shapes.push(Shape {
+                    tokens,
+                    context,
+                    slack: 0,
+                    window,
+                    capacity: 4096,
+                });
+            }
+        }
+        let memory = design.core_memory();
+        println!(
+            "{name}: {:?}, core {} of {} bytes, memory tile {} bytes",
+            design.tile,
+            memory.bytes(),
+            array.core.memory_bytes,
+            design.memory_tile_bytes(array),
+        );
+        for &shape in &shapes {
+            let predicted = design.predict(array, shape);
+            println!(
+                "  {:4} tokens of {:4}, window {:?}: {:.3} ms (column {:.3}, compute {:.3}, memory {:.3}), {:.2} TOPS, {}",
+                shape.tokens,
+                shape.context,
+                shape.window,
+                predicted.seconds() * 1e3,
+                predicted.column_s * 1e3,
+                predicted.compute_s * 1e3,
+                predicted.memory_s * 1e3,
+                predicted.tops(),
+                predicted.bound().name()
+            );
+        }
+        emitted(&design, DialectVersion::default(), &shapes);
+    }
+}
+
+/// What is predicted, and what the simulator counts: the same but for products of f32, which the simulator takes for
+/// single instructions.
+#[test]
+fn predictions_agree_with_the_simulated_array() {
+    let array = Array::npu1();
+    for (name, heads, head_dim, cap) in MODELS {
+        if cap.is_some() {
+            continue;
+        }
+        let design = searched(heads, head_dim, cap);
+        for shape in [shape(64, 512, None), shape(256, 256, None)] {
+            let mut simulator = configured(&design, &[shape]);
+            let case = Case::new(design, shape, shape.context - shape.tokens, 2.0, 11);
+            let (_, report) = case.run(&mut simulator);
+            let predicted = design.predict(array, shape).column_s * array.clock_hz;
+            let ratio = report.cycles as f64 / predicted;
+            println!(
+                "{name}, {} tokens of {}: {} cycles, {predicted:.0} predicted: {ratio:.2}",
+                shape.tokens, shape.context, report.cycles
+            );
+            if ratio > 1.25 {
+                println!(
+                    "busy {:?}",
+                    report
+                        .cores
+                        .iter()
+                        .map(|c| c.busy_cycles)
+                        .collect::<Vec<_>>()
+                );
+                for stream in report.streams.iter().take(14) {
+                    println!(
+                        "{} {} bytes {} busy",
+                        stream.fifo, stream.bytes, stream.busy_cycles
+                    );
+                }
+                println!("{:?} {}", design.block_cycles(array), design.item_cycles());
+            }
+            assert!((0.75..1.25).contains(&ratio), "{name} {shape:?}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn probe() {
+    for (tile, dim) in [
+        ([48, 32, 64], 128),
+        ([64, 16, 64], 128),
+        ([64, 16, 32], 128),
+        ([32, 32, 32], 256),
+    ] {
+        let tokens = tile[0] * 2;
+        for context in [tokens, 1024] {
+            let mut before = 0;
+            for kv in [4, 8, 12, 16] {
+                let design = design(dim, 2 * kv, kv, tile);
+                let shape = shape(tokens, context, None);
+                let mut simulator = configured(&design, &[shape]);
+                let case = Case::new(design, shape, shape.context - shape.tokens, 2.0, 11);
+                let (_, report) = case.run(&mut simulator);
+                let busy = report.cores.iter().map(|c| c.busy_cycles).max().unwrap();
+                let p = design.predict(Array::npu1(), shape);
+                println!(
+                    "{tile:?} {context} {kv}: {} cycles, +{}; busy {busy}; predicted {:.0}",
+                    report.cycles,
+                    report.cycles - before,
+                    p.column_s * 1e9
+                );
+                before = report.cycles;
+            }
+        }
+    }
+}
