@@ -59,6 +59,21 @@ impl Case {
         }
     }
 
+    /// Makes scores rise over the positions. They get so large that it matters how queries are rounded: from now on they
+    /// are what is in the panels.
+    fn drift(&mut self, a_position: f32) {
+        let dim = self.design.head_dim as usize;
+        let capacity = self.shape.capacity as usize;
+        for (at, key) in self.keys.iter_mut().enumerate() {
+            let position = at / dim % capacity;
+            *key = bf16::from_f32(*key + a_position * position as f32).to_f32();
+        }
+        let factor = self.design.query_factor(self.scale);
+        for query in &mut self.queries {
+            *query = bf16::from_f32((*query + 1.0) * factor).to_f32() / factor;
+        }
+    }
+
     fn cache(&self) -> Vec<u8> {
         let design = &self.design;
         let dim = design.head_dim as usize;
@@ -370,55 +385,134 @@ fn predictions_agree_with_the_simulated_array() {
                 "{name}, {} tokens of {}: {} cycles, {predicted:.0} predicted: {ratio:.2}",
                 shape.tokens, shape.context, report.cycles
             );
-            if ratio > 1.25 {
-                println!(
-                    "busy {:?}",
-                    report
-                        .cores
-                        .iter()
-                        .map(|c| c.busy_cycles)
-                        .collect::<Vec<_>>()
-                );
-                for stream in report.streams.iter().take(14) {
-                    println!(
-                        "{} {} bytes {} busy",
-                        stream.fifo, stream.bytes, stream.busy_cycles
-                    );
-                }
-                println!("{:?} {}", design.block_cycles(array), design.item_cycles());
-            }
             assert!((0.75..1.25).contains(&ratio), "{name} {shape:?}: {ratio}");
         }
     }
 }
 
+/// Scores that rise, or fall, by hundreds over the context: references are raised again and again, or never.
 #[test]
-fn probe() {
-    for (tile, dim) in [
-        ([48, 32, 64], 128),
-        ([64, 16, 64], 128),
-        ([64, 16, 32], 128),
-        ([32, 32, 32], 256),
-    ] {
-        let tokens = tile[0] * 2;
-        for context in [tokens, 1024] {
-            let mut before = 0;
-            for kv in [4, 8, 12, 16] {
-                let design = design(dim, 2 * kv, kv, tile);
-                let shape = shape(tokens, context, None);
-                let mut simulator = configured(&design, &[shape]);
-                let case = Case::new(design, shape, shape.context - shape.tokens, 2.0, 11);
-                let (_, report) = case.run(&mut simulator);
-                let busy = report.cores.iter().map(|c| c.busy_cycles).max().unwrap();
-                let p = design.predict(Array::npu1(), shape);
-                println!(
-                    "{tile:?} {context} {kv}: {} cycles, +{}; busy {busy}; predicted {:.0}",
-                    report.cycles,
-                    report.cycles - before,
-                    p.column_s * 1e9
-                );
-                before = report.cycles;
-            }
-        }
+fn drifting_scores_are_right_on_the_simulated_array() {
+    let design = design(64, 4, 2, [32, 32, 64]);
+    let shape = shape(20, 250, None);
+    let mut simulator = configured(&design, &[shape]);
+    for drift in [0.15, -0.15, 0.6] {
+        let mut case = Case::new(design, shape, 230, 1.0, 3);
+        case.drift(drift);
+        let (results, _) = case.run(&mut simulator);
+        let error = case.error(&results);
+        println!("scores drift by {drift}: error {error:.5}");
+        assert!(error < 0.01, "{drift}: {error}");
     }
+}
+
+/// A sequence serves contexts that are shorter than it is made for, down to its slack.
+#[test]
+fn shorter_contexts_are_right_on_the_simulated_array() {
+    let design = design(64, 2, 2, [32, 16, 32]);
+    let shape = Shape {
+        slack: 40,
+        ..shape(10, 160, Some(50))
+    };
+    let mut simulator = configured(&design, &[shape]);
+    for first in [110, 131, 150] {
+        let case = Case::new(design, shape, first, 2.0, u64::from(first));
+        let (results, _) = case.run(&mut simulator);
+        let error = case.error(&results);
+        assert!(error < 0.01, "{first}: {error}");
+    }
+}
+
+/// Both texts of the dialect are legal and say the same.
+#[test]
+fn both_dialects_give_the_same_results() {
+    let design = design(64, 4, 1, [32, 16, 64]);
+    let shape = shape(9, 30, Some(12));
+    let case = Case::new(design, shape, 21, 2.0, 5);
+    let mut results = Vec::new();
+    for version in [DialectVersion::Subviews, DialectVersion::Elements] {
+        let module = emitted(&design, version, &[shape]);
+        let mut simulator = Simulator::new(&module, Array::npu1()).unwrap();
+        results.push(case.run(&mut simulator).0);
+    }
+    assert!(case.error(&results[0]) < 0.01);
+    assert_eq!(results[0], results[1]);
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let array = Array::npu1();
+    let design = design(64, 4, 1, [32, 16, 64]);
+    let refused = |design: &Attention, array: &Array, shape: Shape| {
+        design
+            .emit(array, DialectVersion::default(), "attention", &[shape])
+            .unwrap_err()
+            .to_string()
+    };
+    let good = shape(8, 64, None);
+    let wide = Attention {
+        tile: QueryTile {
+            queries: 256,
+            ..design.tile
+        },
+        ..design
+    };
+    let uneven = Attention {
+        query_heads: 3,
+        kv_heads: 2,
+        ..design
+    };
+    let far = Shape {
+        capacity: 1 << 17,
+        ..good
+    };
+    for (design, array, shape, message) in [
+        (&design, Array::npu2(), good, "4 x 8 by 8 x 4, npu2"),
+        (
+            &wide,
+            array,
+            good,
+            "no tile of attention fits a core of npu1",
+        ),
+        (&uneven, array, good, "3 of queries and 2 of keys"),
+        (&design, array, Shape { tokens: 0, ..good }, "no token sees"),
+        (&design, array, Shape { context: 7, ..good }, "context"),
+        (
+            &design,
+            array,
+            Shape {
+                context: 300,
+                ..good
+            },
+            "context",
+        ),
+        (&design, array, Shape { slack: 57, ..good }, "context"),
+        (
+            &design,
+            array,
+            Shape {
+                capacity: 250,
+                ..good
+            },
+            "no multiple of 16",
+        ),
+        (&design, array, far, "stride reaches"),
+    ] {
+        let said = refused(design, array, shape);
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+#[test]
+fn modules_are_snapshot() {
+    let design = design(64, 2, 1, [16, 16, 16]);
+    let text = design
+        .emit(
+            Array::npu1(),
+            DialectVersion::default(),
+            "attention",
+            &[shape(40, 90, Some(64)), shape(1, 64, None)],
+        )
+        .unwrap();
+    crate::design::snapshot::assert_module("attention", &text);
 }
