@@ -7,3 +7,5 @@
 //! of 8 tokens.
 
 pub mod linear;
+#[cfg(test)]
+mod snapshot;
