@@ -114,6 +114,9 @@ struct Emit {
     /// The text of the AIE dialect that the vendor's compiler at hand reads: until August 2026, or later.
     #[arg(long, value_enum, default_value_t = npu::DialectArg::Subviews)]
     aie_dialect: npu::DialectArg,
+    /// The vendor's compiler for the stage npu, aiecc of mlir-aie [default: $AIECC, else aiecc in PATH].
+    #[arg(long, value_name = "PATH")]
+    aiecc: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }

@@ -107,6 +107,7 @@ mod with_mlir {
     use super::{DialectArg, Emit, Simulate};
     use anyhow::{Result, bail};
     use comfy_table::{CellAlignment, Table, presets};
+    use gembin_compiler::aiecc::{Aiecc, Source, VARIABLE};
     use gembin_compiler::atomic_file::AtomicFile;
     use gembin_compiler::pipeline;
     use gembin_target_npu::aie::DialectVersion;
@@ -116,6 +117,7 @@ mod with_mlir {
     use gembin_target_npu::module::Module;
     use gembin_target_npu::regions::{self, Configuration};
     use gembin_target_npu::simulator::{HostBuffer, Simulator};
+    use rayon::prelude::*;
     use std::fs;
     use std::io::Write;
     use std::path::Path;
@@ -142,7 +144,50 @@ mod with_mlir {
                 .map_err(|error| file.error(error))?;
             file.commit()?;
         }
-        super::super::print(&table(args.array, &configurations))
+        super::super::print(&table(args.array, &configurations))?;
+        match Aiecc::find(args.aiecc.as_deref())? {
+            Some(aiecc) => build(&aiecc, &configurations, folder),
+            None => {
+                eprintln!(
+                    "note: npu: not built: the vendor's compiler is not there; give aiecc of mlir-aie with --aiecc PATH, \
+                     or in {VARIABLE} or PATH"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Builds the modules, side by side, and writes configurations and instruction streams beside them.
+    fn build(aiecc: &Aiecc, configurations: &[Configuration], folder: &Path) -> Result<()> {
+        configurations.par_iter().try_for_each(|configuration| {
+            let sequences: Vec<String> = configuration
+                .products
+                .iter()
+                .map(|product| product.sequence.clone())
+                .collect();
+            let built = aiecc.build(
+                Source {
+                    name: &configuration.name,
+                    text: &configuration.text,
+                    sequences: &sequences,
+                },
+                &super::super::CANCEL,
+            )?;
+            let streams = sequences.iter().zip(&built.instructions);
+            let files = streams
+                .map(|(sequence, bytes)| {
+                    (format!("{}_{sequence}.insts", configuration.name), bytes)
+                })
+                .chain([(format!("{}.pdi", configuration.name), &built.pdi)]);
+            for (name, bytes) in files {
+                let mut file = AtomicFile::create(&folder.join(name))?;
+                file.file()
+                    .write_all(bytes)
+                    .map_err(|error| file.error(error))?;
+                file.commit()?;
+            }
+            Ok(())
+        })
     }
 
     /// Runs the command.

@@ -8,3 +8,5 @@
 
 pub mod attention;
 pub mod linear;
+#[cfg(test)]
+mod snapshot;

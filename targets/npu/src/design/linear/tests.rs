@@ -5,6 +5,7 @@ use super::*;
 use crate::module::Module;
 use crate::simulator::{Report, Simulator};
 use half::bf16;
+use melior::ir::operation::{OperationLike, OperationPrintingFlags};
 
 fn shape(tokens: u32, depth: u32, outputs: u32) -> Shape {
     Shape {
@@ -151,6 +152,49 @@ fn gemma_3_4b(tokens: u32) -> Vec<(Shape, u32)> {
     [(2560, 4096), (2048, 2560), (2560, 20480), (10240, 2560)]
         .map(|(depth, outputs)| (shape(tokens, depth, outputs), 34))
         .to_vec()
+}
+
+/// The text of every form, in both spellings of the dialect; it reads back to itself.
+#[test]
+fn modules_are_snapshot() {
+    let array = Array::npu1();
+    for (name, form, version) in [
+        (
+            "products_rows8",
+            WeightForm::Rows8,
+            DialectVersion::Subviews,
+        ),
+        (
+            "products_groups8",
+            WeightForm::Groups8,
+            DialectVersion::Elements,
+        ),
+        (
+            "products_groups4",
+            WeightForm::Groups4,
+            DialectVersion::Subviews,
+        ),
+    ] {
+        let design = Linear {
+            form,
+            native_rows: 4,
+            tile: CoreTile {
+                tokens: 32,
+                depth: 96,
+                outputs: 32,
+            },
+            most_depth: 256,
+        };
+        let text = design
+            .emit(array, version, name, &[shape(40, 200, 150)])
+            .unwrap();
+        crate::design::snapshot::assert_module(name, &text);
+        let context = crate::mlir::context();
+        let module = melior::ir::Module::parse(&context, &text).expect("the text reads back");
+        let flags = OperationPrintingFlags::new().print_generic_operation_form();
+        let again = module.as_operation().to_string_with_flags(flags).unwrap();
+        assert_eq!(again, text);
+    }
 }
 
 /// Matrices of the models that the array is meant for: depth, outputs.
