@@ -18,7 +18,7 @@
 //!
 //! A query sees its own position and those before, of these the last `window`. What a call must keep to: all queries are
 //! finite numbers, those of missing tokens too (say 0), and so is the cache up to the end of the
-//! [`QueryTile::positions`] that hold the last token.
+//! [`QueryTile::positions`] that hold the last token; scores, in powers of 2, are between -8000 and 8000.
 //!
 //! | stream | element in the memory tile | element in a core |
 //! |---|---|---|

@@ -4,7 +4,7 @@
 //! of it: while they make weights of scores, the stream stands still once their FIFO is full. So a block takes as long as
 //! its arithmetic, or as its stream and what of the softmax outlasts the FIFO. All columns share the way to DDR.
 
-use super::{Attention, CACHE_DEPTH, Shape};
+use super::{Attention, CACHE_DEPTH, PANEL, Shape};
 use crate::array::{Array, Operands};
 use crate::cost::Bound;
 
@@ -22,6 +22,8 @@ pub struct Prediction {
     pub column_s: f64,
     /// Of that, what its cores compute.
     pub compute_s: f64,
+    /// Of that, what its stream of the cache takes.
+    pub stream_s: f64,
     /// Time of all traffic with DDR.
     pub memory_s: f64,
     /// Bytes read and written in DDR.
@@ -43,7 +45,7 @@ impl Prediction {
 
     /// What the time is bound by: streams within the array count as memory.
     pub fn bound(&self) -> Bound {
-        if 2.0 * self.compute_s >= self.column_s + self.seconds() {
+        if self.compute_s >= self.stream_s.max(self.memory_s) {
             Bound::Compute
         } else {
             Bound::Memory
@@ -97,12 +99,20 @@ impl Attention {
         }
     }
 
-    /// Cycles that a core computes once an item: sums are cleared, rescaled at the first block, divided and rounded, and
-    /// scores hidden at the edges.
-    pub fn item_cycles(&self) -> f64 {
+    /// Cycles that a core computes once an item: sums are cleared, divided and rounded; scores are hidden in blocks that
+    /// some query of a core does not see; sums are rescaled in blocks that are the first that some query sees.
+    pub fn item_cycles(&self, array: &Array, is_windowed: bool) -> f64 {
         let tiles = f64::from(self.tile.queries / 4 * self.sum_tiles());
         let scores = f64::from(self.tile.queries * self.tile.positions) / 16.0;
-        tiles * (2.0 + 5.0 + MULTIPLY_CYCLES + 3.0) + 2.0 * 6.0 * scores
+        let blocks = |panels: u32| f64::from((panels * PANEL).div_ceil(self.tile.positions) + 1);
+        let edges = blocks(self.panels_of_item(array)) * if is_windowed { 2.0 } else { 1.0 };
+        let firsts = if is_windowed {
+            blocks(self.panels_of_core())
+        } else {
+            1.0
+        };
+        let hide = 8.0 * scores + LOOP_CYCLES * f64::from(self.tile.queries / 4);
+        tiles * (2.0 + MULTIPLY_CYCLES + 3.0) + firsts * 5.0 * tiles + edges * hide
     }
 
     /// What a call of a shape costs.
@@ -113,20 +123,23 @@ impl Attention {
         let element = stream(self.cache_element() * 2);
         let waits = (block.softmax - f64::from(CACHE_DEPTH) * element).max(0.0);
         let block_column = block.all().max(2.0 * stream(self.block() * 2) + waits);
+        let item_cycles = self.item_cycles(array, shape.window.is_some());
         // The header's stream, and units of results that leave before the next is begun.
         let item_column =
-            self.item_cycles() + stream(self.block() * 2) + stream(tile_bytes) - 2.0 * element;
+            item_cycles + stream(self.block() * 2) + stream(tile_bytes) - 2.0 * element;
         // The first queries come and the last results leave while nothing else is done.
         let ends = 2.0 * stream(tile_bytes * array.core_rows);
         let columns = array.columns as usize;
         let (mut compute, mut column) = (vec![0.0_f64; columns], vec![ends; columns]);
+        let mut streams = compute.clone();
         let mut read = 0.0;
         let items = self.items(array, shape);
         for item in &items {
             let at = item.column as usize;
             let blocks = f64::from(item.blocks);
-            compute[at] += blocks * block.all() + self.item_cycles();
+            compute[at] += blocks * block.all() + item_cycles;
             column[at] += blocks * block_column + item_column;
+            streams[at] += (2.0 * blocks + 1.0) * stream(self.block() * 2);
             read += (2.0 * blocks + 1.0) * f64::from(self.block() * 2)
                 + f64::from(tile_bytes * array.core_rows);
         }
@@ -139,6 +152,7 @@ impl Attention {
         Prediction {
             column_s: most(&column) / array.clock_hz,
             compute_s: most(&compute) / array.clock_hz,
+            stream_s: most(&streams) / array.clock_hz,
             memory_s: read / array.rates.ddr_bytes_per_s_in_gemm,
             ddr_bytes: read + written,
             operations: 4.0 * seen * f64::from(self.query_heads * self.head_dim),

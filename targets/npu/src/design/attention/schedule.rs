@@ -12,8 +12,8 @@ const CACHE: usize = 1;
 const PARAMETERS: usize = 2;
 const RESULTS: usize = 3;
 
-/// Words of an innermost run: a shim's descriptor counts fewer than 1024 where it has more dimensions.
-const RUN_WORDS: u64 = 512;
+/// Most words of an innermost run: a shim's descriptor counts fewer than 1024 where it has more dimensions.
+const MOST_RUN_WORDS: u64 = 1023;
 /// Most steps of a descriptor's outermost dimension.
 const MOST_STEPS: u32 = 64;
 
@@ -260,11 +260,10 @@ impl Schedule<'_> {
     }
 }
 
-/// So many words as runs that a descriptor counts: how many, and how long.
+/// So many words as equal runs that a descriptor counts, as few as can be: how many, and how long.
 fn runs(words: u64) -> (u64, u64) {
-    if words <= RUN_WORDS {
-        (1, words)
-    } else {
-        (words.div_ceil(RUN_WORDS), RUN_WORDS)
-    }
+    (1..=words)
+        .map(|count| (count, words / count))
+        .find(|(count, run)| count * run == words && *run <= MOST_RUN_WORDS)
+        .unwrap_or((words, 1))
 }

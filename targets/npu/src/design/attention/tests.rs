@@ -203,11 +203,7 @@ fn emitted(design: &Attention, version: DialectVersion, shapes: &[Shape]) -> Mod
         faults.is_empty(),
         "{design:?}: {} faults, the first: {}",
         faults.len(),
-        faults
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
+        faults[0]
     );
     module
 }
@@ -257,6 +253,10 @@ fn small_heads_are_right_on_the_simulated_array() {
             (shape(3, 77, None), 74, 4.0),
             (shape(100, 230, Some(48)), 130, 2.0),
         ],
+    );
+    run_all(
+        design(96, 4, 2, [32, 16, 32]),
+        &[(shape(12, 50, Some(20)), 38, 2.0)],
     );
 }
 
@@ -361,31 +361,36 @@ fn designs_of_real_models_are_legal() {
                 predicted.bound().name()
             );
         }
-        emitted(&design, DialectVersion::default(), &shapes);
+        let module = emitted(&design, DialectVersion::default(), &shapes);
+        // The checker names what a program takes where there is no room for it.
+        let mut without_program = array.clone();
+        without_program.core.program_bytes = 0;
+        println!("  {}", legality::check(&module, &without_program)[0].what);
     }
 }
 
 /// What is predicted, and what the simulator counts: the same but for products of f32, which the simulator takes for
-/// single instructions.
+/// single instructions. A cap has so many of them that the two cannot be compared.
 #[test]
 fn predictions_agree_with_the_simulated_array() {
     let array = Array::npu1();
     for (name, heads, head_dim, cap) in MODELS {
-        if cap.is_some() {
-            continue;
-        }
         let design = searched(heads, head_dim, cap);
-        for shape in [shape(64, 512, None), shape(256, 256, None)] {
+        for shape in [shape(64, 512, Some(128)), shape(512, 512, None)] {
             let mut simulator = configured(&design, &[shape]);
             let case = Case::new(design, shape, shape.context - shape.tokens, 2.0, 11);
-            let (_, report) = case.run(&mut simulator);
+            let (results, report) = case.run(&mut simulator);
+            let error = case.error(&results);
             let predicted = design.predict(array, shape).column_s * array.clock_hz;
             let ratio = report.cycles as f64 / predicted;
             println!(
-                "{name}, {} tokens of {}: {} cycles, {predicted:.0} predicted: {ratio:.2}",
+                "{name}, {} tokens of {}: error {error:.5}, {} cycles, {predicted:.0} predicted: {ratio:.2}",
                 shape.tokens, shape.context, report.cycles
             );
-            assert!((0.75..1.25).contains(&ratio), "{name} {shape:?}: {ratio}");
+            assert!(error < 0.01, "{name} {shape:?}: {error}");
+            if cap.is_none() {
+                assert!((0.85..1.15).contains(&ratio), "{name} {shape:?}: {ratio}");
+            }
         }
     }
 }
