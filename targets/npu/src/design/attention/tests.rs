@@ -258,6 +258,11 @@ fn small_heads_are_right_on_the_simulated_array() {
         design(96, 4, 2, [32, 16, 32]),
         &[(shape(12, 50, Some(20)), 38, 2.0)],
     );
+    // More transfers an item than a channel queues.
+    run_all(
+        design(64, 8, 4, [16, 16, 64]),
+        &[(shape(70, 6400, None), 6330, 2.0)],
+    );
 }
 
 /// Heads of 256 and 128 features in the tiles that are chosen for real models.
