@@ -5,11 +5,14 @@
 //! consists of is `design`'s.
 
 mod body;
+mod choices;
 mod device;
+mod lanes;
 mod ops;
 
 pub use body::{Body, Element};
 pub use device::{Device, EmitError, Fifo, Port, Sequence, TileRef, Transfer, emit};
+pub use lanes::Compare;
 pub use ops::Step;
 
 /// Which text of the dialect is written: it changes, and the vendor's compiler reads one.

@@ -6,6 +6,7 @@
 //! what comes out is a piece of a panel again. What works along features (norms, gates, rotation) works on whole vectors
 //! of 8 tokens.
 
+pub mod attention;
 pub mod linear;
 #[cfg(test)]
 mod snapshot;
