@@ -36,11 +36,12 @@ pub(super) struct Instance {
     pub(super) entry: ash::Entry,
 }
 
-/// The instances of this process, which stay until it ends. Drivers leave destructors of their threads' data behind, so
+/// The loader, and the instances with validation, which stay until the process ends. Drivers leave destructors of their threads' data behind, so
 /// one that is unloaded while a thread lives takes the process with it, and one that is loaded again and again runs out
 /// of room for such data.
+static LOADER: Mutex<Option<ash::Entry>> = Mutex::new(None);
 static INSTANCES: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
-/// The one of them that all share who want no validation.
+/// The one that all share who want no validation.
 static PLAIN: Mutex<Option<Arc<Instance>>> = Mutex::new(None);
 
 impl Instance {
@@ -66,12 +67,7 @@ impl Instance {
     }
 
     fn new(validation: Validation) -> Result<Arc<Self>, String> {
-        // SAFETY: the loader is the system's own library, whose initialisation has no preconditions.
-        let entry = unsafe { ash::Entry::load() }.map_err(|_| {
-            "no Vulkan loader (libvulkan.so.1) on this machine; install the GPU's Vulkan driver \
-             (Debian: libvulkan1 mesa-vulkan-drivers)"
-                .to_owned()
-        })?;
+        let entry = loader()?;
         // SAFETY: a global command without arguments.
         let version = unsafe { entry.try_enumerate_instance_version() }
             .ok()
@@ -163,6 +159,21 @@ impl Instance {
             n => format!("validation: {first} (and {} more)", n - 1),
         })
     }
+}
+
+/// The loader's library, opened by the first call that finds it.
+fn loader() -> Result<ash::Entry, String> {
+    let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(entry) = &*loader {
+        return Ok(entry.clone());
+    }
+    // SAFETY: the loader is the system's own library, whose initialisation has no preconditions.
+    let entry = unsafe { ash::Entry::load() }.map_err(|_| {
+        "no Vulkan loader (libvulkan.so.1) on this machine; install the GPU's Vulkan driver \
+         (Debian: libvulkan1 mesa-vulkan-drivers)"
+            .to_owned()
+    })?;
+    Ok(loader.insert(entry).clone())
 }
 
 /// Called by the validation layer, on the thread whose call it is about.

@@ -72,7 +72,10 @@ pub(super) fn choose<'a>(
         let lacking: Vec<String> = kernel
             .variants
             .iter()
-            .filter_map(|v| Some(format!("{} needs {}", v.name, lacks(v, abilities, false)?)))
+            .map(|v| match lacks(v, abilities, false) {
+                Some(need) => format!("{} needs {need}", v.name),
+                None => format!("{} needs activations in another form", v.name),
+            })
             .collect();
         format!(
             "cannot run kernel `{}`: {}",
