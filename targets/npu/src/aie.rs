@@ -6,9 +6,11 @@
 
 mod body;
 mod device;
+mod lanes;
 mod ops;
 
 pub use body::{Body, Element};
+pub use lanes::Compare;
 pub use device::{Device, EmitError, Fifo, Port, Sequence, TileRef, Transfer, emit};
 pub use ops::Step;
 

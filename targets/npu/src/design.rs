@@ -6,4 +6,8 @@
 //! what comes out is a piece of a panel again. What works along features (norms, gates, rotation) works on whole vectors
 //! of 8 tokens.
 
+pub mod gelu;
 pub mod linear;
+pub mod prepare;
+pub mod rope;
+pub mod vector;

@@ -50,7 +50,7 @@ impl Element {
 /// A block of ops inside a core.
 #[derive(Clone, Copy)]
 pub struct Body<'c, 'b> {
-    ops: Ops<'c>,
+    pub(super) ops: Ops<'c>,
     block: BlockRef<'c, 'b>,
 }
 
@@ -59,11 +59,11 @@ impl<'c, 'b> Body<'c, 'b> {
         Self { ops, block }
     }
 
-    fn append(&self, make: Make<'c, '_>) {
+    pub(super) fn append(&self, make: Make<'c, '_>) {
         self.block.append_operation(make.build());
     }
 
-    fn value(&self, make: Make<'c, '_>) -> Value<'c, 'b> {
+    pub(super) fn value(&self, make: Make<'c, '_>) -> Value<'c, 'b> {
         let operation = self.block.append_operation(make.build());
         operation
             .result(0)
@@ -71,7 +71,7 @@ impl<'c, 'b> Body<'c, 'b> {
             .into()
     }
 
-    fn vector_type(&self, lanes: u64, element: Element) -> Type<'c> {
+    pub(super) fn vector_type(&self, lanes: u64, element: Element) -> Type<'c> {
         Type::vector(&[lanes], element.r#type(self.ops))
     }
 
@@ -128,7 +128,7 @@ impl<'c, 'b> Body<'c, 'b> {
         )
     }
 
-    fn binary<'v>(&self, name: &'static str, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+    pub(super) fn binary<'v>(&self, name: &'static str, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
         self.value(self.ops.make(name).operands(&[a, b]).result(a.r#type()))
     }
 

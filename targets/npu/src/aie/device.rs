@@ -167,6 +167,25 @@ impl<'c, 'b> Device<'c, 'b> {
         self.link(&[(from, None)], to);
     }
 
+    /// Distributes each element of a FIFO in a memory tile, one part after the other, to several others.
+    pub fn distribute(&self, from: &Fifo, to: &[&Fifo]) {
+        let mut offset = 0;
+        let mut offsets = Vec::new();
+        for fifo in to {
+            offsets.push(self.ops.i64_attribute(i64::from(offset)));
+            offset += fifo.elements;
+        }
+        let outputs: Vec<_> = to.iter().map(|fifo| self.ops.symbol(&fifo.name)).collect();
+        self.append(
+            self.ops
+                .make("aie.objectfifo.link")
+                .with("fifoIns", self.ops.array(&[self.ops.symbol(&from.name)]))
+                .with("fifoOuts", self.ops.array(&outputs))
+                .with("src_offsets", self.ops.array(&[]))
+                .with("dst_offsets", self.ops.array(&offsets)),
+        );
+    }
+
     /// Joins the elements of several FIFOs in a memory tile, one behind the other, to one element of another.
     pub fn join(&self, from: &[&Fifo], to: &Fifo) {
         let mut offset = 0;
@@ -223,7 +242,7 @@ impl<'c, 'b> Device<'c, 'b> {
         made.result(0).expect("a buffer is a value").into()
     }
 
-    /// A core's program.
+    /// A core's program. Elements of FIFOs are told apart while it runs, so that loops may take any number of them.
     pub fn core(
         &self,
         tile: TileRef<'c, 'b>,
@@ -242,6 +261,7 @@ impl<'c, 'b> Device<'c, 'b> {
                 .make("aie.core")
                 .operands(&[tile.value])
                 .i32("stack_size", stack_bytes as i32)
+                .bool("dynamic_objfifo_lowering", true)
                 .result(self.ops.index())
                 .region(region),
         );

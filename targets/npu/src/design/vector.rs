@@ -1,0 +1,234 @@
+//! One configuration for what works along a token's features: norms and quantization before a product, the gate after
+//! one, rotation of heads.
+//!
+//! The host's buffers hold panels of 8 tokens. A **column** of the array takes one panel at a time; each element that its
+//! shim moves is shared out to the column's four cores by its memory tile, and what they make is joined there again:
+//!
+//! | stream of a column | element |
+//! |---|---|
+//! | `vector_in_C` | 4 parts of `16 * chunk` bytes, one a core: `chunk` features of bfloat16 or half as many of f32 |
+//! | `vector_out_C` | 4 parts of `8 * chunk` bytes: `chunk` features of int8, half as many of bfloat16 or a quarter of f32 |
+//!
+//! Norms and the scale of a quantized token need sums and maxima over all features: the four cores pass theirs up and
+//! the total down, through memory that neighbours share. Between its passes over a panel a core keeps its features,
+//! rounded to bfloat16, so that nothing is read twice where they fit.
+//!
+//! Each dispatch begins with a table: a header a column ([`header`]) and what the cores keep for all panels, such as the
+//! norms' weights. Numbers of everything come from there, so a program for one shape is the program for all; what a
+//! dispatch does not want, it wants 0 times.
+
+pub(crate) mod arithmetic;
+pub(crate) mod header;
+pub(crate) mod program;
+pub(crate) mod schedule;
+pub(crate) mod streams;
+
+use super::gelu::Gelu;
+use super::linear::PANEL;
+use super::prepare::Prepare;
+use super::rope::Rope;
+use crate::aie::{self, DialectVersion, EmitError};
+use crate::array::Array;
+use streams::Streams;
+
+/// Stack of a core.
+const STACK_BYTES: u32 = 2048;
+/// Elements at each end of a FIFO.
+const DEPTH: u32 = 2;
+/// Most descriptors of a shim's queue for one direction that two rounds of transfers take together.
+const QUEUE: usize = 4;
+/// Instructions that a product of 16 f32 comes to, when the vendor's lowering makes it of products of bfloat16: both
+/// operands in three parts, and the products of the parts that matter.
+const FLOAT_PRODUCT: f64 = 20.0;
+
+/// What the configuration is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vector {
+    /// Features that a core takes at a time.
+    pub chunk: u32,
+    /// Most features of a panel that can be normed.
+    pub most_normed: u32,
+    /// Most features that a core keeps between passes over a panel.
+    pub kept: u32,
+    /// Largest head.
+    pub most_head: u32,
+}
+
+/// One dispatch's work.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Work {
+    /// Prologue of a product.
+    Prepare(Prepare),
+    /// Gate of a feed-forward network.
+    Gelu(Gelu),
+    /// Rotation, and what attention reads.
+    Rope(Rope),
+}
+
+impl Work {
+    /// The name of its sequence.
+    pub fn name(&self) -> String {
+        match self {
+            Work::Prepare(work) => work.name(),
+            Work::Gelu(work) => work.name(),
+            Work::Rope(work) => work.name(),
+        }
+    }
+
+    /// Bytes of its buffers.
+    pub fn buffer_bytes(&self, design: &Vector, array: &Array) -> Vec<u64> {
+        match self {
+            Work::Prepare(work) => work.buffer_bytes(design, array),
+            Work::Gelu(work) => work.buffer_bytes(design, array),
+            Work::Rope(work) => work.buffer_bytes(design, array),
+        }
+    }
+}
+
+/// What a dispatch is predicted to take.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Prediction {
+    /// Of the busiest core.
+    pub compute_s: f64,
+    /// Of the busiest column's way through its shim.
+    pub stream_s: f64,
+    /// Of all columns' traffic with DDR.
+    pub memory_s: f64,
+    /// Bytes read and written in DDR.
+    pub ddr_bytes: f64,
+}
+
+impl Prediction {
+    /// Time without the dispatch.
+    pub fn seconds(&self) -> f64 {
+        self.compute_s.max(self.stream_s).max(self.memory_s)
+    }
+
+    /// What so many panels take, each with these bytes to and from DDR and these cycles of every core.
+    pub(crate) fn of_panels(array: &Array, panels: u32, read: f64, written: f64, cycles: f64) -> Self {
+        let rounds = f64::from(panels.div_ceil(array.columns));
+        let channel = array
+            .rates
+            .shim_channel_bytes_per_s
+            .min(f64::from(array.rates.core_stream_bytes_per_cycle) * array.clock_hz);
+        let ddr_bytes = f64::from(panels) * (read + written);
+        Self {
+            compute_s: rounds * cycles / array.clock_hz,
+            stream_s: rounds * read.max(written) / channel,
+            memory_s: f64::from(panels) * read.max(written) / array.rates.ddr_bytes_per_s_in_gemm,
+            ddr_bytes,
+        }
+    }
+}
+
+/// Instructions of a vector of 16 lanes: so many products of f32, so many others.
+pub(crate) fn vector_cycles(products: f64, others: f64) -> f64 {
+    products * FLOAT_PRODUCT + others
+}
+
+/// Where a core's memory goes, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CoreMemory {
+    /// Elements of the streams.
+    pub streams: u32,
+    /// Features kept between passes.
+    pub kept: u32,
+    /// What comes once a dispatch or once a panel: weights of norms, angles.
+    pub tables: u32,
+    /// Everything small, and room to change lanes.
+    pub small: u32,
+    /// Stack.
+    pub stack: u32,
+}
+
+impl CoreMemory {
+    /// All of it.
+    pub fn bytes(&self) -> u32 {
+        self.streams + self.kept + self.tables + self.small + self.stack
+    }
+}
+
+impl Vector {
+    /// Bytes of a core's part of an element that comes in.
+    pub fn in_bytes(&self) -> u32 {
+        self.chunk * PANEL * 2
+    }
+
+    /// Bytes of a core's part of an element that goes out.
+    pub fn out_bytes(&self) -> u32 {
+        self.chunk * PANEL
+    }
+
+    /// Features of a column's element.
+    pub fn block(&self, array: &Array) -> u32 {
+        self.chunk * array.core_rows
+    }
+
+    /// Floats of one norm's weights that a core keeps.
+    pub(crate) fn weights(&self, array: &Array) -> u32 {
+        self.most_normed.div_ceil(self.block(array)) * self.chunk
+    }
+
+    /// Floats of a core's tables: two norms' weights, or a panel's angles and two heads' weights.
+    pub(crate) fn tables(&self, array: &Array) -> u32 {
+        (2 * self.weights(array)).max(self.most_head * (PANEL + 2))
+    }
+
+    /// bfloat16 numbers that a core keeps: features of 8 tokens, or the head at hand as it came and as it goes.
+    pub(crate) fn kept_numbers(&self) -> u32 {
+        self.kept.max(2 * self.most_head) * PANEL
+    }
+
+    /// Words of room for changing lanes: integers of a chunk, or rows of the gate before they are used.
+    pub(crate) fn room_words(&self) -> u32 {
+        self.chunk * PANEL
+    }
+
+    /// Where a core's memory goes.
+    pub fn core_memory(&self, array: &Array) -> CoreMemory {
+        CoreMemory {
+            streams: DEPTH * (self.in_bytes() + self.out_bytes()),
+            kept: self.kept_numbers() * 2,
+            tables: self.tables(array) * 4,
+            small: self.room_words() * 4 + streams::SMALL_BYTES,
+            stack: STACK_BYTES,
+        }
+    }
+
+    /// Bytes of a memory tile that the design takes.
+    pub fn memory_tile_bytes(&self, array: &Array) -> u32 {
+        DEPTH * array.core_rows * (self.in_bytes() + self.out_bytes())
+    }
+
+    /// Whether a core has room for it.
+    pub fn fits(&self, array: &Array) -> bool {
+        self.core_memory(array).bytes() <= array.core.memory_bytes && self.in_bytes() >= header::BYTES
+    }
+
+    /// The whole array's module with a sequence for each work.
+    ///
+    /// # Errors
+    /// When MLIR refuses it.
+    pub fn emit(
+        &self,
+        array: &Array,
+        version: DialectVersion,
+        name: &str,
+        works: &[Work],
+    ) -> Result<String, EmitError> {
+        aie::emit(array, version, name, |device| {
+            let streams = Streams::new(self, array);
+            streams.place(self, array, device);
+            for work in works {
+                let columns = match work {
+                    Work::Prepare(work) => work.rounds(self, array),
+                    Work::Gelu(work) => work.rounds(self, array),
+                    Work::Rope(work) => work.rounds(self, array),
+                };
+                device.sequence(&work.name(), &work.buffer_bytes(self, array), |sequence| {
+                    schedule::write(sequence, &streams, &columns);
+                });
+            }
+        })
+    }
+}
