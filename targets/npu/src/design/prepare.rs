@@ -25,18 +25,18 @@
 pub mod pack;
 mod program;
 #[cfg(test)]
-mod tests;
+pub(in crate::design) mod tests;
 
 use super::linear::{self, BLOCK_ROWS, Linear, PANEL};
-use super::vector::header::{Header, Word};
+use super::vector::header::{Header, StageWord, Word};
 use super::vector::schedule::{Round, Walk};
 use super::vector::{Prediction, Vector, vector_cycles};
 use crate::array::Array;
 
 /// Most repetitions of a descriptor's outermost dimension.
-const MOST_REPETITIONS: u64 = 64;
+pub(super) const MOST_REPETITIONS: u64 = 64;
 /// Most transfers of a column's panel in one direction.
-const MOST_TRANSFERS: usize = 4;
+pub(super) const MOST_TRANSFERS: usize = 4;
 
 /// What comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -101,16 +101,22 @@ impl Activations {
             && (!self.is_crossed || design.chunk.is_multiple_of(BLOCK_ROWS))
     }
 
-    /// Words of the header that a core needs to write it for `features` features.
+    /// A header with what a core needs to write it, in the last stage, for `features` features.
     pub(super) fn header(&self, design: &Vector, array: &Array, features: u32) -> Header {
         let block = design.block(array);
         let chunks = features.div_ceil(block);
         Header::new()
-            .count(Word::Chunks, chunks)
+            .stage(2, StageWord::Begins, 1)
+            .stage(2, StageWord::Chunks, chunks)
             .count(Word::SecondGroup, if self.is_crossed { 2 } else { 1 })
             .count(Word::Zeros, self.passes * self.depth / block - chunks)
             .count(Word::HeaderRest, self.depth / block - 1)
             .copied(&[self.passes, self.pairs])
+    }
+
+    /// Panels of a column: they take turns.
+    pub(super) fn panels_of(&self, array: &Array, column: u32) -> u32 {
+        (self.panels + array.columns - 1 - column) / array.columns
     }
 
     /// Where a panel goes: its part of each pass, the header's first.
@@ -236,16 +242,11 @@ impl Prepare {
         u64::from(array.columns + self.chunks(design, array)) * self.element_bytes(design, array)
     }
 
-    /// Panels of a column: they take turns.
-    fn panels_of(&self, array: &Array, column: u32) -> u32 {
-        (self.layout.panels + array.columns - 1 - column) / array.columns
-    }
-
     /// All columns' transfers.
     pub(crate) fn rounds(&self, design: &Vector, array: &Array) -> Vec<Vec<Round>> {
         (0..array.columns)
             .map(|column| {
-                let panels = self.panels_of(array, column);
+                let panels = self.layout.panels_of(array, column);
                 let mut rounds = Vec::new();
                 if panels > 0 {
                     rounds.push(self.first_round(design, array, column));

@@ -20,6 +20,7 @@
 pub(crate) mod arithmetic;
 pub(crate) mod header;
 pub(crate) mod program;
+mod quantize;
 pub(crate) mod schedule;
 pub(crate) mod streams;
 

@@ -4,7 +4,7 @@ use super::Prepare;
 use crate::array::Array;
 use crate::design::linear::{BLOCK_ROWS, PANEL};
 use crate::design::vector::Vector;
-use crate::design::vector::header::Word;
+use crate::design::vector::header::{StageWord, Word};
 use half::bf16;
 
 /// The table: for each column an element with its header for each core, then for each block of features an element with
@@ -53,26 +53,25 @@ impl Prepare {
         let share = 1.0 / self.features as f32;
         let norm = |present: bool| {
             if present {
-                (share, self.eps)
+                [share, self.eps]
             } else {
-                (0.0, 1.0)
+                [0.0, 1.0]
             }
         };
-        let (post_scale, post_bias) = norm(inputs.post_norm);
-        let (norm_scale, norm_bias) = norm(inputs.norm);
         self.layout
             .header(design, array, self.features)
-            .count(Word::PreparePanels, self.panels_of(array, column))
+            .count(Word::Panels, self.layout.panels_of(array, column))
             .count(Word::TableElements, chunks)
-            .count(Word::Inputs, when(inputs.x, chunks))
             .count(Word::InputVectors, features / 2)
-            .count(Word::Absent, when(!inputs.x, chunks))
-            .count(Word::Residuals, when(inputs.residual, 2 * chunks))
-            .count(Word::Plain, when(!inputs.residual, chunks))
-            .factor(Word::PostScale, post_scale)
-            .factor(Word::PostBias, post_bias)
-            .factor(Word::NormScale, norm_scale)
-            .factor(Word::NormBias, norm_bias)
+            .count(Word::HasResidual, u32::from(inputs.residual))
+            .stage(0, StageWord::Inputs, when(inputs.x, chunks))
+            .stage(0, StageWord::Absent, when(!inputs.x, chunks))
+            .stage(0, StageWord::Exchanges, 1)
+            .factors(0, norm(inputs.post_norm))
+            .stage(1, StageWord::Halves, 2 * chunks)
+            .stage(1, StageWord::Exchanges, 1)
+            .factors(1, norm(inputs.norm))
+            .stage(2, StageWord::GatesFrom, chunks)
     }
 }
 

@@ -2,238 +2,163 @@
 
 use crate::aie::{Body, Element, Port};
 use crate::design::vector::arithmetic::{self, LANES};
-use crate::design::vector::header::Word;
-use crate::design::vector::program::{Memory, Program};
+use crate::design::vector::header::{StageWord, Word};
+use crate::design::vector::program::{Known, Memory, Program};
 use melior::ir::Value;
 
-/// What changes from vector to vector of the second pass.
-struct Sums<'c, 'v> {
-    squares: Value<'c, 'v>,
-    most: Value<'c, 'v>,
-}
-
-/// What stays the same in it.
-#[derive(Clone, Copy)]
-struct Fixed<'c, 'v> {
-    /// What the post norm multiplies a token by.
-    factor: Value<'c, 'v>,
-    /// Lanes of the first of two features.
-    is_first: Value<'c, 'v>,
-}
-
 impl Program<'_> {
-    /// One panel.
-    pub(crate) fn prepare<'c>(&self, body: &Body<'c, '_>, memory: &Memory<'c, '_>) {
-        let zero = arithmetic::float(body, 0.0);
-        let squares = self.keep_input(body, memory);
-        let post = self.totals(body, memory, squares, zero);
-        let fixed = Fixed {
-            factor: self.norm_factor(body, memory, post.sum, [Word::PostScale, Word::PostBias]),
-            is_first: arithmetic::first_lanes(body),
-        };
-        let sums = self.add_residual(body, memory, fixed);
-        let sums = self.without_residual(body, memory, fixed, sums);
-        let totals = self.totals(body, memory, sums.squares, sums.most);
-        let factor = self.norm_factor(body, memory, totals.sum, [Word::NormScale, Word::NormBias]);
-        let inverse = self.begin_activations(body, memory, totals.most, factor);
-        let chunks = self.count(body, memory, Word::Chunks);
-        let chunk_lanes = self.lanes_of(1);
-        body.repeat(body.index(0), chunks, &[], |body, chunk, _| {
-            let from = body.address(&[(chunk, chunk_lanes)]);
-            self.quantize(body, memory, from, inverse);
+    /// Keeps the input, zeros where there is none, and returns its squares' sums.
+    pub(crate) fn keep_input<'c, 'b>(
+        &self,
+        body: &Body<'c, 'b>,
+        memory: &Memory<'c, '_>,
+        stage: Value<'c, '_>,
+    ) -> Value<'c, 'b> {
+        let first = body.index(0);
+        let absent = self.stage_count(body, memory, stage, StageWord::Absent);
+        body.repeat(first, absent, &[], |body, chunk, _| {
+            self.clear_kept(body, memory, self.place(body, chunk), first);
             Vec::new()
         });
-        self.zeros(body, memory, Word::Zeros);
-    }
-
-    /// Lanes of a part of a chunk.
-    fn lanes_of(&self, parts: u64) -> u64 {
-        u64::from(self.design.chunk) * 8 / parts
-    }
-
-    /// `1 / sqrt(squares * scale + bias)`.
-    pub(crate) fn norm_factor<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        memory: &Memory<'c, '_>,
-        squares: Value<'c, '_>,
-        [scale, bias]: [Word; 2],
-    ) -> Value<'c, 'b> {
-        let mean = body.multiply_float(squares, self.factor(body, memory, scale));
-        let mean = body.add_float(mean, self.factor(body, memory, bias));
-        arithmetic::reciprocal_root(body, mean)
-    }
-
-    /// Keeps the input, zeros where there is none, and returns its squares' sums.
-    fn keep_input<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        memory: &Memory<'c, '_>,
-    ) -> Value<'c, 'b> {
-        let vectors = self.lanes_of(1) / LANES;
-        let chunk_lanes = self.lanes_of(1);
-        let zeros = body.splat_float(LANES, Element::Bf16, 0.0);
-        self.repeat_chunks(body, memory, Word::Absent, |body, chunk| {
-            body.times(vectors, |body, vector| {
-                let at = body.address(&[(chunk, chunk_lanes), (vector, LANES)]);
-                body.store(zeros, memory.kept, at, LANES, Element::Bf16);
-            });
-        });
-        let inputs = self.count(body, memory, Word::Inputs);
-        let all = self.count(body, memory, Word::InputVectors);
+        let inputs = self.stage_count(body, memory, stage, StageWord::Inputs);
         let zero = arithmetic::float(body, 0.0);
-        let squares = body.repeat(body.index(0), inputs, &[zero], |body, chunk, squares| {
+        let squares = body.repeat(first, inputs, &[zero], |body, chunk, squares| {
             let input = body.acquire(self.input, Port::Consume);
-            let before = body.address(&[(chunk, vectors)]);
-            let to = body.least(body.subtract(all, before), body.index(vectors));
-            let squares = body.repeat(body.index(0), to, squares, |body, vector, squares| {
-                let x = self.load_narrow(body, input, body.address(&[(vector, 2 * LANES)]));
-                let at = body.address(&[(chunk, chunk_lanes), (vector, LANES)]);
+            let place = self.place(body, chunk);
+            let vectors = self.vectors_of(body, memory, chunk);
+            let squares = body.repeat(first, vectors, squares, |body, vector, squares| {
+                let bytes_at = body.address(&[(vector, 2 * LANES)]);
+                let bytes = body.load(input, bytes_at, 2 * LANES, Element::I8);
+                let x = body.bitcast(bytes, LANES, Element::Bf16);
+                let at = body.add(place, body.address(&[(vector, LANES)]));
                 body.store(x, memory.kept, at, LANES, Element::Bf16);
                 let x = body.widen_float(x, LANES, Element::F32);
                 vec![body.add_float(squares[0], body.multiply_float(x, x))]
             });
-            body.repeat(to, body.index(vectors), &[], |body, vector, _| {
-                let at = body.address(&[(chunk, chunk_lanes), (vector, LANES)]);
-                body.store(zeros, memory.kept, at, LANES, Element::Bf16);
-                Vec::new()
-            });
             body.release(self.input, Port::Consume);
+            self.clear_kept(body, memory, place, vectors);
             squares
         });
         squares[0]
     }
 
-    /// Does `inner` for as many chunks as the header says.
-    fn repeat_chunks<'c>(
+    /// Norms what is kept, adds the residual, sends sums out, norms again and keeps that: half a chunk at a time, as
+    /// much as an element of the residual.
+    pub(crate) fn add_residual<'c, 'b>(
+        &self,
+        body: &Body<'c, 'b>,
+        memory: &Memory<'c, '_>,
+        stage: Value<'c, '_>,
+        factor: Value<'c, '_>,
+        known: Known<'c, '_>,
+    ) -> Known<'c, 'b> {
+        let first = body.index(0);
+        let halves = self.stage_count(body, memory, stage, StageWord::Halves);
+        let has_residual = self.count(body, memory, Word::HasResidual);
+        let vectors = u64::from(self.design.chunk / 4);
+        let is_first = arithmetic::first_lanes(body);
+        let zero = arithmetic::float(body, 0.0);
+        let before = [
+            body.add_float(known.squares, zero),
+            body.add_float(known.most, zero),
+        ];
+        let known = body.repeat(first, halves, &before, |body, half, known| {
+            self.residual_to_room(body, memory, has_residual);
+            let (from, to) = (body.index(0), body.index(vectors));
+            let known = body.repeat(from, to, known, |body, vector, known| {
+                let feature = body.address(&[(half, vectors * 2), (vector, 2)]);
+                let kept_at = body.address(&[(feature, 8)]);
+                let room_at = body.address(&[(vector, LANES)]);
+                let x = body.load(memory.kept, kept_at, LANES, Element::Bf16);
+                let x = body.widen_float(x, LANES, Element::F32);
+                let [post_norm, norm] = self.weights(body, memory, feature, is_first);
+                let t = body.multiply_float(body.multiply_float(x, post_norm), factor);
+                let residual = body.load(memory.room, room_at, LANES, Element::I32);
+                let residual = body.bitcast(residual, LANES, Element::F32);
+                let s = body.add_float(residual, t);
+                let bits = body.bitcast(s, LANES, Element::I32);
+                body.store(bits, memory.room, room_at, LANES, Element::I32);
+                let weighted = body.multiply_float(s, norm);
+                let kept = body.round_float(weighted, LANES, Element::Bf16);
+                body.store(kept, memory.kept, kept_at, LANES, Element::Bf16);
+                // Rounding to bfloat16 is as often up as down: the sum of many squares does not see it.
+                let squares = body.add_float(known[0], arithmetic::rough_product(body, s, s));
+                let most = body.most_float(known[1], arithmetic::magnitude(body, weighted));
+                vec![squares, most]
+            });
+            self.sums_from_room(body, memory, has_residual);
+            known
+        });
+        Known {
+            squares: known[0],
+            most: known[1],
+        }
+    }
+
+    /// Half a chunk of the residual, or of zeros.
+    fn residual_to_room<'c>(
         &self,
         body: &Body<'c, '_>,
         memory: &Memory<'c, '_>,
-        word: Word,
-        inner: impl for<'x> FnOnce(&Body<'c, 'x>, Value<'c, 'x>),
+        has_residual: Value<'c, '_>,
     ) {
-        let chunks = self.count(body, memory, word);
-        body.repeat(body.index(0), chunks, &[], |body, chunk, _| {
-            inner(body, chunk);
+        let vectors = u64::from(self.design.chunk / 4);
+        body.repeat(body.index(0), has_residual, &[], |body, _, _| {
+            let input = body.acquire(self.input, Port::Consume);
+            body.times(vectors, |body, vector| {
+                let bytes = body.load(input, body.address(&[(vector, 64)]), 64, Element::I8);
+                let words = body.bitcast(bytes, LANES, Element::I32);
+                let at = body.address(&[(vector, LANES)]);
+                body.store(words, memory.room, at, LANES, Element::I32);
+            });
+            body.release(self.input, Port::Consume);
+            Vec::new()
+        });
+        body.repeat(has_residual, body.index(1), &[], |body, _, _| {
+            body.times(vectors, |body, vector| {
+                let zeros = body.splat_int(LANES, Element::I32, 0);
+                let at = body.address(&[(vector, LANES)]);
+                body.store(zeros, memory.room, at, LANES, Element::I32);
+            });
             Vec::new()
         });
     }
 
-    /// Adds the residual, element by element of it: half a chunk. Sums go out as they are made.
-    fn add_residual<'c, 'b>(
+    /// Half a chunk of sums: two elements, where there is a residual.
+    fn sums_from_room<'c>(
         &self,
-        body: &Body<'c, 'b>,
+        body: &Body<'c, '_>,
         memory: &Memory<'c, '_>,
-        fixed: Fixed<'c, '_>,
-    ) -> Sums<'c, 'b> {
-        let elements = self.count(body, memory, Word::Residuals);
-        let zero = arithmetic::float(body, 0.0);
-        let half = u64::from(self.design.chunk / 2);
-        let vectors = half / 2 / 2;
-        let sums = body.repeat(body.index(0), elements, &[zero, zero], |body, at, sums| {
-            let residual = body.acquire(self.input, Port::Consume);
-            let (from, to) = (body.index(0), body.index(2));
-            let sums = body.repeat(from, to, sums, |body, part, sums| {
-                let output = body.acquire(self.output, Port::Produce);
-                let (from, to) = (body.index(0), body.index(vectors));
-                let sums = body.repeat(from, to, sums, |body, vector, sums| {
-                    let at_bytes = body.address(&[(part, vectors * 64), (vector, 64)]);
-                    let bytes = body.load(residual, at_bytes, 64, Element::I8);
-                    let residual = body.bitcast(bytes, LANES, Element::F32);
-                    let feature =
-                        body.address(&[(at, half), (part, half / 2), (vector, 2)]);
-                    let t = self.normed_input(body, memory, feature, fixed);
-                    let s = body.add_float(residual, t);
-                    let at_bytes = body.address(&[(vector, 64)]);
-                    let bytes = body.bitcast(s, 64, Element::I8);
-                    body.store(bytes, output, at_bytes, 64, Element::I8);
-                    self.keep_sum(body, memory, feature, s, fixed, sums)
-                });
-                body.release(self.output, Port::Produce);
-                sums
+        has_residual: Value<'c, '_>,
+    ) {
+        let vectors = u64::from(self.design.chunk / 8);
+        let parts = body.add(has_residual, has_residual);
+        body.repeat(body.index(0), parts, &[], |body, part, _| {
+            let output = body.acquire(self.output, Port::Produce);
+            body.times(vectors, |body, vector| {
+                let at = body.address(&[(part, vectors * LANES), (vector, LANES)]);
+                let words = body.load(memory.room, at, LANES, Element::I32);
+                let bytes = body.bitcast(words, 64, Element::I8);
+                let at = body.address(&[(vector, 64)]);
+                body.store(bytes, output, at, 64, Element::I8);
             });
-            body.release(self.input, Port::Consume);
-            sums
+            body.release(self.output, Port::Produce);
+            Vec::new()
         });
-        Sums {
-            squares: sums[0],
-            most: sums[1],
-        }
     }
 
-    /// The same without a residual.
-    fn without_residual<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        memory: &Memory<'c, '_>,
-        fixed: Fixed<'c, '_>,
-        sums: Sums<'c, 'b>,
-    ) -> Sums<'c, 'b> {
-        let chunks = self.count(body, memory, Word::Plain);
-        let chunk = u64::from(self.design.chunk);
-        let before = [sums.squares, sums.most];
-        let sums = body.repeat(body.index(0), chunks, &before, |body, at, sums| {
-            let (from, to) = (body.index(0), body.index(chunk / 2));
-            body.repeat(from, to, sums, |body, vector, sums| {
-                let feature = body.address(&[(at, chunk), (vector, 2)]);
-                let t = self.normed_input(body, memory, feature, fixed);
-                self.keep_sum(body, memory, feature, t, fixed, sums)
-            })
-        });
-        Sums {
-            squares: sums[0],
-            most: sums[1],
-        }
-    }
-
-    /// Where the weights of a feature's norms are: of each chunk the post norm's, then the norm's.
-    fn weight<'c, 'b>(
+    /// The weights of two features' norms: of each chunk the table has the post norm's, then the norm's.
+    fn weights<'c, 'b>(
         &self,
         body: &Body<'c, 'b>,
         memory: &Memory<'c, '_>,
         feature: Value<'c, '_>,
-        norm: u64,
-        fixed: Fixed<'c, '_>,
-    ) -> Value<'c, 'b> {
+        is_first: Value<'c, '_>,
+    ) -> [Value<'c, 'b>; 2] {
         let chunk = u64::from(self.design.chunk);
         let of_chunk = body.divide(feature, chunk);
-        let first = body.add(feature, body.address(&[(of_chunk, chunk)]));
-        let at = body.add(first, body.index(norm * chunk));
-        arithmetic::pair(body, memory.tables, at, fixed.is_first)
-    }
-
-    /// Two features of the input behind the post norm.
-    fn normed_input<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        memory: &Memory<'c, '_>,
-        feature: Value<'c, '_>,
-        fixed: Fixed<'c, '_>,
-    ) -> Value<'c, 'b> {
-        let at = body.address(&[(feature, 8)]);
-        let x = body.load(memory.kept, at, LANES, Element::Bf16);
-        let x = body.widen_float(x, LANES, Element::F32);
-        let weighted = body.multiply_float(x, self.weight(body, memory, feature, 0, fixed));
-        body.multiply_float(weighted, fixed.factor)
-    }
-
-    /// Keeps two features of the sum times the norm's weights; adds to squares, and to the largest.
-    fn keep_sum<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        memory: &Memory<'c, '_>,
-        feature: Value<'c, '_>,
-        s: Value<'c, '_>,
-        fixed: Fixed<'c, '_>,
-        sums: &[Value<'c, '_>],
-    ) -> Vec<Value<'c, 'b>> {
-        let weighted = body.multiply_float(s, self.weight(body, memory, feature, 1, fixed));
-        let kept = body.round_float(weighted, LANES, Element::Bf16);
-        let at = body.address(&[(feature, 8)]);
-        body.store(kept, memory.kept, at, LANES, Element::Bf16);
-        // Rounding to bfloat16 is as often up as down: the sum of many squares does not see it.
-        let squares = body.add_float(sums[0], arithmetic::rough_product(body, s, s));
-        let most = body.most_float(sums[1], arithmetic::magnitude(body, weighted));
-        vec![squares, most]
+        let post_norm = body.add(feature, body.address(&[(of_chunk, chunk)]));
+        let norm = body.add(post_norm, body.index(chunk));
+        [post_norm, norm].map(|at| arithmetic::pair(body, memory.tables, at, is_first))
     }
 }

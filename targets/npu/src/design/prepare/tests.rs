@@ -279,6 +279,8 @@ fn prologues_are_right_on_the_simulated_array() {
     let mut simulator = configured(&design, &works);
     for (seed, (form, work, tokens)) in (1..).zip(&cases) {
         let (report, far) = check(&design, &mut simulator, *form, work, *tokens, seed);
-        println!("{}: {} cycles, off by {far:.5}", work.name(), report.cycles);
+        let busy = report.cores.iter().map(|core| core.busy_cycles).max();
+        println!("{}: {} cycles, {busy:?} busy, off by {far:.5}", work.name(), report.cycles);
+        for stream in &report.streams { if stream.fifo.starts_with("vector_in_0") || stream.fifo.starts_with("vector_out_0") { println!("  {stream:?}"); } }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn gelu<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, '
     let factor = body.add_float(cubic, float(body, first));
     let power = power_of_two(body, rough_product(body, x, factor));
     let share = near_reciprocal(body, body.add_float(power, float(body, 1.0)));
-    body.multiply_float(x, share)
+    rough_product(body, x, share)
 }
 
 /// What stands in both halves of a vector, joined: lane `i` and lane `i + 8` meet, in both.

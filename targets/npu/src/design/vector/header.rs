@@ -1,62 +1,75 @@
-//! The header that begins a dispatch: counts and factors for one core's program, 48 words.
+//! The header that begins a dispatch: counts and factors for one core's program, 64 words.
+//!
+//! A panel is worked on in three stages. Each does what its words say, so many times, in this order; between stages the
+//! column's cores know each other's sums and maxima. What work wants of the stages is in `prepare` and `gelu`.
 
 /// Bytes of a header.
-pub(crate) const BYTES: u32 = 192;
+pub(crate) const BYTES: u32 = 256;
 /// Word where the words begin that a core copies to the header of what it makes.
-pub(crate) const COPIED: u32 = 32;
-
-/// Where factors begin: f32, all before them i32.
-pub(crate) const FACTORS: u32 = 16;
+pub(crate) const COPIED: u32 = 48;
+/// Stages of a panel.
+pub(crate) const STAGES: u32 = 3;
+/// Words of a stage.
+pub(crate) const STAGE_WORDS: u32 = 8;
+/// Words of a stage's factors.
+pub(crate) const STAGE_FACTORS: u32 = 2;
 
 /// Words of the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
-    /// Panels to prepare.
-    PreparePanels = 0,
-    /// Panels to gate.
-    GeluPanels = 1,
+    /// Panels to norm or to gate, and to quantize.
+    Panels = 0,
     /// Panels to rotate.
-    RopePanels = 2,
+    RopePanels = 1,
     /// Elements of the table behind the header.
-    TableElements = 3,
-    /// Chunks of a panel.
-    Chunks = 4,
-    /// Chunks of the input, 0 where there is none.
-    Inputs = 5,
+    TableElements = 2,
+    /// Where the second of four groups of four features goes.
+    SecondGroup = 3,
+    /// Elements of zeros behind the last chunk.
+    Zeros = 4,
+    /// Elements of the results' header behind its first.
+    HeaderRest = 5,
     /// Vectors of the input in all chunks together, without what is padding.
     InputVectors = 6,
-    /// Chunks that are zeros for want of an input.
-    Absent = 7,
-    /// Elements of the residual, 0 where there is none.
-    Residuals = 8,
-    /// Chunks, where there is no residual.
-    Plain = 9,
-    /// Where the second of four groups of four features goes.
-    SecondGroup = 10,
-    /// Elements of zeros behind the last chunk.
-    Zeros = 11,
-    /// Elements of the results' header behind its first.
-    HeaderRest = 12,
-    /// Gating: chunks that are kept. Rotating: heads of queries.
-    First = 13,
-    /// Gating: chunks that come again. Rotating: heads of keys.
-    Second = 14,
+    /// 1 where there is a residual.
+    HasResidual = 7,
+    /// Stages' words.
+    Stages = 8,
+    /// Rotating: heads of queries.
+    QueryHeads = 32,
+    /// Rotating: heads of keys.
+    KeyHeads = 33,
     /// Rotating: heads of values.
-    Third = 15,
-    /// Factor of the input's sum of squares. Rotating: of a head of queries'.
-    PostScale = 16,
-    /// Added to it.
-    PostBias = 17,
-    /// Factor of the sum's sum of squares. Rotating: of a head of keys'.
-    NormScale = 18,
-    /// Added to it.
-    NormBias = 19,
+    ValueHeads = 34,
     /// Rotating: elements of a head that come.
-    HeadElements = 20,
+    HeadElements = 35,
     /// Rotating: vectors of half a head.
-    HalfVectors = 21,
+    HalfVectors = 36,
     /// Rotating: elements of angles.
-    AngleElements = 22,
+    AngleElements = 37,
+    /// Factors: of each stage two, f32. Rotating: of queries, of keys.
+    Factors = 40,
+}
+
+/// Words of a stage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StageWord {
+    /// 1: begins the panel's activations.
+    Begins = 0,
+    /// Chunks of the input that are kept.
+    Inputs = 1,
+    /// Chunks that are zeros for want of an input.
+    Absent = 2,
+    /// Halves of chunks that are normed and added to the residual.
+    Halves = 3,
+    /// Chunks that the next two words speak of.
+    Chunks = 4,
+    /// The first of them that is gated.
+    GatesFrom = 5,
+    /// The first of them that is quantized.
+    QuantizesFrom = 6,
+    /// 1: sums and maxima are exchanged. The factor is then `1 / sqrt(sum * scale + bias)`.
+    Exchanges = 7,
 }
 
 /// A header under way.
@@ -77,8 +90,17 @@ impl Header {
         self
     }
 
-    pub(crate) fn factor(mut self, word: Word, factor: f32) -> Self {
-        self.words[word as usize] = factor.to_bits();
+    pub(crate) fn stage(mut self, stage: u32, word: StageWord, count: u32) -> Self {
+        let at = Word::Stages as u32 + stage * STAGE_WORDS + word as u32;
+        self.words[at as usize] = count;
+        self
+    }
+
+    /// A stage's scale and bias.
+    pub(crate) fn factors(mut self, stage: u32, [scale, bias]: [f32; 2]) -> Self {
+        let at = (Word::Factors as u32 + stage * STAGE_FACTORS) as usize;
+        self.words[at] = scale.to_bits();
+        self.words[at + 1] = bias.to_bits();
         self
     }
 

@@ -1,19 +1,15 @@
-//! What all cores do, whatever the work: read the header and the table, pass sums along a column, quantize what is kept.
+//! What a core does whatever the work: read the header and the table, go through a panel's stages, pass sums along the
+//! column. Every piece of the program is there once: a core has little room for it.
 
 use super::Vector;
 use super::arithmetic::{self, LANES};
-use super::header::{self, Word};
+use super::header::{self, StageWord, Word};
 use crate::aie::{Body, Element, Fifo, Port};
-use crate::array::Array;
 use melior::ir::Value;
-
-/// The least maximum that is divided by: what is less becomes 0.
-const LEAST: f64 = 1e-30;
 
 /// The program of one core.
 pub(crate) struct Program<'d> {
     pub(crate) design: &'d Vector,
-    pub(crate) array: &'d Array,
     /// Which core of its column.
     pub(crate) row: u32,
     pub(crate) input: &'d Fifo,
@@ -30,7 +26,7 @@ pub(crate) struct Memory<'c, 'b> {
     pub(crate) header: Value<'c, 'b>,
     /// 32 floats to join halves of vectors.
     pub(crate) spots: Value<'c, 'b>,
-    /// Words to change lanes.
+    /// Words to change lanes, and for what is neither input nor kept.
     pub(crate) room: Value<'c, 'b>,
     /// `[features][8]` bfloat16.
     pub(crate) kept: Value<'c, 'b>,
@@ -38,9 +34,12 @@ pub(crate) struct Memory<'c, 'b> {
     pub(crate) tables: Value<'c, 'b>,
 }
 
-/// What is known of a column's panel when all its features were seen, each in the lanes of its token, twice.
-pub(crate) struct Totals<'c, 'b> {
-    pub(crate) sum: Value<'c, 'b>,
+/// What is known of a panel, each in the lanes of its token.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'c, 'b> {
+    /// Sum of squares of the stage so far.
+    pub(crate) squares: Value<'c, 'b>,
+    /// Largest magnitude of the stage so far.
     pub(crate) most: Value<'c, 'b>,
 }
 
@@ -49,23 +48,66 @@ impl Program<'_> {
     pub(crate) fn write<'c>(&self, body: &Body<'c, '_>, memory: &Memory<'c, '_>) {
         body.forever(|body| {
             let element = body.acquire(self.input, Port::Consume);
-            for part in 0..u64::from(header::BYTES / 64) {
-                let bytes = body.load(element, body.index(part * 64), 64, Element::I8);
+            body.times(u64::from(header::BYTES / 64), |body, part| {
+                let bytes = body.load(element, body.address(&[(part, 64)]), 64, Element::I8);
                 let words = body.bitcast(bytes, 16, Element::I32);
-                body.store(words, memory.header, body.index(part * 16), 16, Element::I32);
-            }
+                let to = body.address(&[(part, 16)]);
+                body.store(words, memory.header, to, 16, Element::I32);
+            });
             body.release(self.input, Port::Consume);
             self.keep_table(body, memory);
-            self.repeat(body, memory, Word::PreparePanels, |body| {
-                self.prepare(body, memory);
-            });
-            self.repeat(body, memory, Word::GeluPanels, |body| {
-                self.gelu(body, memory);
+            self.repeat(body, memory, Word::Panels, |body| {
+                self.panel(body, memory);
             });
             self.repeat(body, memory, Word::RopePanels, |body| {
                 self.rope(body, memory);
             });
         });
+    }
+
+    /// One panel: its stages.
+    fn panel<'c>(&self, body: &Body<'c, '_>, memory: &Memory<'c, '_>) {
+        let zero = arithmetic::float(body, 0.0);
+        let (first, stages) = (body.index(0), body.index(u64::from(header::STAGES)));
+        // The largest magnitude, the factor of what is kept, what makes integers of it.
+        let known = [zero, zero, zero];
+        body.repeat(first, stages, &known, |body, stage, known| {
+            let &[most, factor, inverse] = known else {
+                return known.to_vec();
+            };
+            let count = |word| self.stage_count(body, memory, stage, word);
+            let inverse = body.repeat(first, count(StageWord::Begins), &[inverse], |body, _, _| {
+                vec![self.begin_activations(body, memory, most, factor)]
+            })[0];
+            let known = Known {
+                squares: self.keep_input(body, memory, stage),
+                most: zero,
+            };
+            let known = self.add_residual(body, memory, stage, factor, known);
+            let gates_from = count(StageWord::GatesFrom);
+            let quantizes_from = count(StageWord::QuantizesFrom);
+            let chunks = count(StageWord::Chunks);
+            let stage_most = body.repeat(first, chunks, &[known.most], |body, chunk, most| {
+                let behind = body.add(chunk, body.index(1));
+                let from = body.most(chunk, gates_from);
+                let most = body.repeat(from, behind, most, |body, chunk, most| {
+                    vec![self.gate(body, memory, chunk, most[0])]
+                });
+                let from = body.most(chunk, quantizes_from);
+                body.repeat(from, behind, &[], |body, chunk, _| {
+                    self.quantize(body, memory, chunk, inverse);
+                    Vec::new()
+                });
+                most
+            })[0];
+            let exchanges = count(StageWord::Exchanges);
+            let exchanged = body.repeat(first, exchanges, &[most, factor], |body, _, _| {
+                let (sum, most) = self.totals(body, memory, known.squares, stage_most);
+                vec![most, self.norm_factor(body, memory, stage, sum)]
+            });
+            vec![exchanged[0], exchanged[1], inverse]
+        });
+        self.zeros(body, memory, Word::Zeros);
     }
 
     /// Does `inner` as often as the header says.
@@ -94,18 +136,35 @@ impl Program<'_> {
         body.to_index(body.load_scalar(memory.header, at, Element::I32))
     }
 
-    /// A factor of the header, in all lanes.
-    pub(crate) fn factor<'c, 'b>(
+    /// A count of a stage.
+    pub(crate) fn stage_count<'c, 'b>(
         &self,
         body: &Body<'c, 'b>,
         memory: &Memory<'c, '_>,
-        word: Word,
+        stage: Value<'c, '_>,
+        word: StageWord,
     ) -> Value<'c, 'b> {
-        let at = body.index(u64::from(header::FACTORS));
-        let words = body.load(memory.header, at, LANES, Element::I32);
-        let floats = body.bitcast(words, LANES, Element::F32);
-        let factor = body.lane(floats, word as u32 - header::FACTORS, Element::F32);
-        body.spread(factor, LANES, Element::F32)
+        let first = body.index(u64::from(Word::Stages as u32 + word as u32));
+        let at = body.add(first, body.address(&[(stage, u64::from(header::STAGE_WORDS))]));
+        body.to_index(body.load_scalar(memory.header, at, Element::I32))
+    }
+
+    /// `1 / sqrt(squares * scale + bias)`, with the factors of a stage.
+    pub(crate) fn norm_factor<'c, 'b>(
+        &self,
+        body: &Body<'c, 'b>,
+        memory: &Memory<'c, '_>,
+        stage: Value<'c, '_>,
+        squares: Value<'c, '_>,
+    ) -> Value<'c, 'b> {
+        let factor = |which: u64| {
+            let first = body.index(Word::Factors as u64 + which);
+            let at = body.add(first, body.address(&[(stage, u64::from(header::STAGE_FACTORS))]));
+            let word = body.load_scalar(memory.header, at, Element::I32);
+            body.bitcast(body.spread(word, LANES, Element::I32), LANES, Element::F32)
+        };
+        let mean = body.multiply_float(squares, factor(0));
+        arithmetic::reciprocal_root(body, body.add_float(mean, factor(1)))
     }
 
     /// Keeps what comes behind the header: of each element the first half, a chunk's two floats a feature.
@@ -128,13 +187,13 @@ impl Program<'_> {
 
     /// Sums and maxima over the column's cores: each adds its own to what comes from below, the uppermost core's total
     /// goes down again. Then the two features of a vector meet.
-    pub(crate) fn totals<'c, 'b>(
+    fn totals<'c, 'b>(
         &self,
         body: &Body<'c, 'b>,
         memory: &Memory<'c, '_>,
         sum: Value<'c, '_>,
         most: Value<'c, '_>,
-    ) -> Totals<'c, 'b> {
+    ) -> (Value<'c, 'b>, Value<'c, 'b>) {
         let (sums_at, most_at) = (body.index(0), body.index(LANES));
         let take = |from: &Fifo| {
             let element = body.acquire(from, Port::Consume);
@@ -163,120 +222,58 @@ impl Program<'_> {
         if let Some((_, to)) = self.below {
             give(to, sum, most);
         }
-        Totals {
-            sum: arithmetic::join_halves(body, sum, memory.spots, |body, a, b| {
-                body.add_float(a, b)
-            }),
-            most: arithmetic::join_halves(body, most, memory.spots, |body, a, b| {
-                body.most_float(a, b)
-            }),
-        }
+        let sum = arithmetic::join_halves(body, sum, memory.spots, |body, a, b| {
+            body.add_float(a, b)
+        });
+        let most = arithmetic::join_halves(body, most, memory.spots, |body, a, b| {
+            body.most_float(a, b)
+        });
+        (sum, most)
     }
 
-    /// Begins the activations of a panel: their header. `most` is the largest magnitude of what is to be quantized,
-    /// before it is multiplied by `factor`. Returns what turns it into integers.
-    pub(crate) fn begin_activations<'c, 'b>(
+    /// Numbers of a chunk.
+    pub(crate) fn chunk_numbers(&self) -> u64 {
+        u64::from(self.design.chunk) * 8
+    }
+
+    /// Where a chunk is kept; what has no room is all in the last place.
+    pub(crate) fn place<'c, 'b>(
+        &self,
+        body: &Body<'c, 'b>,
+        chunk: Value<'c, '_>,
+    ) -> Value<'c, 'b> {
+        let places = u64::from(self.design.kept / self.design.chunk);
+        let place = body.least(chunk, body.index(places.saturating_sub(1)));
+        body.address(&[(place, self.chunk_numbers())])
+    }
+
+    /// Vectors of a chunk that are no padding.
+    pub(crate) fn vectors_of<'c, 'b>(
         &self,
         body: &Body<'c, 'b>,
         memory: &Memory<'c, '_>,
-        most: Value<'c, '_>,
-        factor: Value<'c, '_>,
+        chunk: Value<'c, '_>,
     ) -> Value<'c, 'b> {
-        let scale = body.multiply_float(
-            body.multiply_float(most, factor),
-            arithmetic::float(body, 1.0 / 127.0),
-        );
-        let least = body.most_float(most, arithmetic::float(body, LEAST));
-        let inverse = body.multiply_float(
-            arithmetic::reciprocal(body, least),
-            arithmetic::float(body, 127.0),
-        );
-        let output = body.acquire(self.output, Port::Produce);
-        self.clear_output(body, output);
-        // The scales are the first 64 bytes of the column's element, the counts the next.
-        let own = self.row * self.design.out_bytes() / 64;
-        for part in own..own + self.design.out_bytes() / 64 {
-            let value = match part {
-                0 => body.bitcast(scale, 64, Element::I8),
-                1 => {
-                    let at = body.index(u64::from(header::COPIED));
-                    let words = body.load(memory.header, at, 16, Element::I32);
-                    body.bitcast(words, 64, Element::I8)
-                }
-                _ => continue,
-            };
-            let at = body.index(u64::from(part - own) * 64);
-            body.store(value, output, at, 64, Element::I8);
-        }
-        body.release(self.output, Port::Produce);
-        self.zeros(body, memory, Word::HeaderRest);
-        inverse
+        let vectors = u64::from(self.design.chunk / 2);
+        let all = self.count(body, memory, Word::InputVectors);
+        let before = body.address(&[(chunk, vectors)]);
+        body.least(body.subtract(all, before), body.index(vectors))
     }
 
-    /// Elements of zeros.
-    pub(crate) fn zeros<'c>(&self, body: &Body<'c, '_>, memory: &Memory<'c, '_>, word: Word) {
-        self.repeat(body, memory, word, |body| {
-            let output = body.acquire(self.output, Port::Produce);
-            self.clear_output(body, output);
-            body.release(self.output, Port::Produce);
-        });
-    }
-
-    fn clear_output<'c>(&self, body: &Body<'c, '_>, output: Value<'c, '_>) {
-        body.times(u64::from(self.design.out_bytes() / 64), |body, part| {
-            let zeros = body.splat_int(64, Element::I8, 0);
-            body.store(zeros, output, body.address(&[(part, 64)]), 64, Element::I8);
-        });
-    }
-
-    /// Sends a chunk that is kept from number `from` on as integers: `round(kept * inverse)`.
-    pub(crate) fn quantize<'c>(
+    /// Clears vectors of a chunk from one of them on.
+    pub(crate) fn clear_kept<'c>(
         &self,
         body: &Body<'c, '_>,
         memory: &Memory<'c, '_>,
+        place: Value<'c, '_>,
         from: Value<'c, '_>,
-        inverse: Value<'c, '_>,
     ) {
-        let vectors = u64::from(self.design.chunk / 2);
-        body.times(vectors, |body, vector| {
-            let at = body.add(from, body.address(&[(vector, LANES)]));
-            let value = body.load(memory.kept, at, LANES, Element::Bf16);
-            let value = body.widen_float(value, LANES, Element::F32);
-            let value = arithmetic::round(body, body.multiply_float(value, inverse));
-            let at = body.address(&[(vector, LANES)]);
-            body.store(value, memory.room, at, LANES, Element::I32);
+        let vectors = body.index(u64::from(self.design.chunk / 2));
+        body.repeat(from, vectors, &[], |body, vector, _| {
+            let zeros = body.splat_float(LANES, Element::Bf16, 0.0);
+            let at = body.add(place, body.address(&[(vector, LANES)]));
+            body.store(zeros, memory.kept, at, LANES, Element::Bf16);
+            Vec::new()
         });
-        let output = body.acquire(self.output, Port::Produce);
-        let second = self.count(body, memory, Word::SecondGroup);
-        let third = body.subtract(body.index(3), second);
-        let groups = u64::from(self.design.chunk / 4);
-        let together = groups.min(4);
-        body.times(groups / together, |body, four| {
-            for group in 0..together {
-                let within = body.index(group);
-                let at = body.address(&[(four, 4 * 32), (within, 32)]);
-                let words = body.load(memory.room, at, 32, Element::I32);
-                let bytes = body.narrow(body.narrow(words, 32, Element::I16), 32, Element::I8);
-                let place = match (together, group) {
-                    (4, 1) => second,
-                    (4, 2) => third,
-                    _ => within,
-                };
-                let at = body.address(&[(four, 4 * 32), (place, 32)]);
-                body.store(bytes, output, at, 32, Element::I8);
-            }
-        });
-        body.release(self.output, Port::Produce);
-    }
-
-    /// bfloat16 numbers of an element of bytes.
-    pub(crate) fn load_narrow<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        element: Value<'c, '_>,
-        at_bytes: Value<'c, '_>,
-    ) -> Value<'c, 'b> {
-        let bytes = body.load(element, at_bytes, 2 * LANES, Element::I8);
-        body.bitcast(bytes, LANES, Element::Bf16)
     }
 }

@@ -107,7 +107,6 @@ impl Streams {
                 };
                 let program = Program {
                     design,
-                    array,
                     row: row as u32,
                     input: &column.input_parts[row],
                     output: &column.output_parts[row],
