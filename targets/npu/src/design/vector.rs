@@ -27,7 +27,7 @@ pub(crate) mod streams;
 use super::gelu::Gelu;
 use super::linear::PANEL;
 use super::prepare::Prepare;
-use super::rope::Rope;
+use super::rope::{self, Rope};
 use crate::aie::{self, DialectVersion, EmitError};
 use crate::array::Array;
 use streams::Streams;
@@ -175,14 +175,14 @@ impl Vector {
         (2 * self.weights(array)).max(self.most_head * (PANEL + 2))
     }
 
-    /// bfloat16 numbers that a core keeps: features of 8 tokens, or the head at hand as it came and as it goes.
+    /// bfloat16 numbers that a core keeps: features of 8 tokens, or the head at hand.
     pub(crate) fn kept_numbers(&self) -> u32 {
-        self.kept.max(2 * self.most_head) * PANEL
+        self.kept.max(self.most_head) * PANEL
     }
 
-    /// Words of room for changing lanes: integers of a chunk, or rows of the gate before they are used.
+    /// Words of room: integers of a chunk, rows of the gate before they are used, or a head as it goes.
     pub(crate) fn room_words(&self) -> u32 {
-        self.chunk * PANEL
+        (self.chunk * PANEL).max(rope::ROWS_AT as u32 + self.most_head * PANEL / 2)
     }
 
     /// Where a core's memory goes.

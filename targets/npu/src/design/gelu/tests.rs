@@ -91,7 +91,7 @@ fn gates_are_right_on_the_simulated_array() {
         let expected: Vec<Token> = exact.iter().map(|row| quantize(row)).collect();
         let made = tokens_of(&work.layout, form, work.width, tokens, buffers[2].bytes());
         let far = distance(&values_of(&made), &values_of(&expected));
-        println!("{}: {} cycles, off by {far:.5}", work.name(), report.cycles);
+        println!("{}: {} cycles, off by {far:.7}", work.name(), report.cycles);
         assert!(far < 0.01, "{}: off by {far}", work.name());
     }
 }

@@ -58,12 +58,11 @@ fn rough<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, 'b> {
 
 /// `1 / x` of positive normal numbers, to the last bits.
 pub(crate) fn reciprocal<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, 'b> {
-    let mut y = first_reciprocal(body, x);
-    for _ in 0..4 {
+    let y = first_reciprocal(body, x);
+    improve(body, y, |body, y| {
         let left = body.subtract_float(float(body, 2.0), body.multiply_float(x, y));
-        y = body.multiply_float(y, left);
-    }
-    y
+        body.multiply_float(y, left)
+    })
 }
 
 /// `1 / x` within a thousandth; one step of Newton's that is exact, after rough ones.
@@ -88,14 +87,25 @@ fn first_reciprocal<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, 
 /// `1 / sqrt(x)` of positive normal numbers, to the last bits.
 pub(crate) fn reciprocal_root<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, 'b> {
     let half_bits = body.shift_right(bits(body, x), int(body, 1));
-    let mut y = of_bits(body, body.subtract(int(body, 0x5F37_59DF), half_bits));
+    let y = of_bits(body, body.subtract(int(body, 0x5F37_59DF), half_bits));
     let half = body.multiply_float(x, float(body, 0.5));
-    for _ in 0..4 {
+    improve(body, y, |body, y| {
         let square = body.multiply_float(y, y);
         let left = body.subtract_float(float(body, 1.5), body.multiply_float(half, square));
-        y = body.multiply_float(y, left);
-    }
-    y
+        body.multiply_float(y, left)
+    })
+}
+
+/// Newton's steps from a first guess until nothing changes. A loop: products of f32 are long programs.
+fn improve<'c, 'b>(
+    body: &Body<'c, 'b>,
+    guess: Value<'c, '_>,
+    step: impl for<'x> FnOnce(&Body<'c, 'x>, Value<'c, 'x>) -> Value<'c, 'x>,
+) -> Value<'c, 'b> {
+    let (from, to) = (body.index(0), body.index(4));
+    body.repeat(from, to, &[guess], |body, _, guess| {
+        vec![step(body, guess[0])]
+    })[0]
 }
 
 /// `2^x`, within half a percent of a percent of its argument's rounding; `|x|` is limited to 60.

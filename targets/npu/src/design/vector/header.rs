@@ -35,18 +35,12 @@ pub(crate) enum Word {
     HasResidual = 7,
     /// Stages' words.
     Stages = 8,
-    /// Rotating: heads of queries.
-    QueryHeads = 32,
-    /// Rotating: heads of keys.
-    KeyHeads = 33,
-    /// Rotating: heads of values.
-    ValueHeads = 34,
-    /// Rotating: elements of a head that come.
-    HeadElements = 35,
+    /// Rotating: elements of a head that come; half as many as go.
+    HeadElements = 32,
     /// Rotating: vectors of half a head.
-    HalfVectors = 36,
-    /// Rotating: elements of angles.
-    AngleElements = 37,
+    HalfVectors = 33,
+    /// Rotating: elements of a panel's angles.
+    AngleElements = 34,
     /// Factors: of each stage two, f32. Rotating: of queries, of keys.
     Factors = 40,
 }
@@ -72,6 +66,31 @@ pub(crate) enum StageWord {
     Exchanges = 7,
 }
 
+/// Words of a kind of heads, in the place of a stage's: queries, keys, values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KindWord {
+    /// Heads.
+    Heads = 0,
+    /// 1: they are normed and rotated.
+    Rotates = 1,
+    /// 1: they go as they lie.
+    Copies = 2,
+    /// 1: they go with tokens and features exchanged.
+    Transposes = 3,
+}
+
+impl From<StageWord> for u32 {
+    fn from(word: StageWord) -> u32 {
+        word as u32
+    }
+}
+
+impl From<KindWord> for u32 {
+    fn from(word: KindWord) -> u32 {
+        word as u32
+    }
+}
+
 /// A header under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
@@ -90,8 +109,8 @@ impl Header {
         self
     }
 
-    pub(crate) fn stage(mut self, stage: u32, word: StageWord, count: u32) -> Self {
-        let at = Word::Stages as u32 + stage * STAGE_WORDS + word as u32;
+    pub(crate) fn stage(mut self, stage: u32, word: impl Into<u32>, count: u32) -> Self {
+        let at = Word::Stages as u32 + stage * STAGE_WORDS + word.into();
         self.words[at as usize] = count;
         self
     }

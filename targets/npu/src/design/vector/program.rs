@@ -142,9 +142,9 @@ impl Program<'_> {
         body: &Body<'c, 'b>,
         memory: &Memory<'c, '_>,
         stage: Value<'c, '_>,
-        word: StageWord,
+        word: impl Into<u32>,
     ) -> Value<'c, 'b> {
-        let first = body.index(u64::from(Word::Stages as u32 + word as u32));
+        let first = body.index(u64::from(Word::Stages as u32 + word.into()));
         let at = body.add(first, body.address(&[(stage, u64::from(header::STAGE_WORDS))]));
         body.to_index(body.load_scalar(memory.header, at, Element::I32))
     }
