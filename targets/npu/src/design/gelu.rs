@@ -20,7 +20,7 @@ mod tests;
 use super::linear::{BLOCK_ROWS, PANEL};
 use super::prepare::{Activations, MOST_REPETITIONS, MOST_TRANSFERS};
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector, vector_cycles};
+use super::vector::{Prediction, Vector};
 use crate::array::Array;
 
 /// A gate for so many tokens.
@@ -155,9 +155,8 @@ impl Gelu {
         let seen = 2.0 * chunks - f64::from(self.kept(design, array));
         let chunk_bytes = 2.0 * self.element_bytes(design, array) as f64;
         let vectors = f64::from(design.chunk / 2);
-        // GELU and the gate: two products of f32, the others of bfloat16 with their roundings; then the integers.
-        let cycles = seen * vectors * vector_cycles(2.0, 72.0)
-            + chunks * vectors * vector_cycles(1.0, 8.0);
+        // Copying rows, 70 instructions of GELU, the gate and the largest; the integers.
+        let cycles = seen * vectors * 84.0 + chunks * vectors * 10.0;
         Prediction::of_panels(
             array,
             self.layout.panels,

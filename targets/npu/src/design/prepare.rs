@@ -30,7 +30,7 @@ pub(in crate::design) mod tests;
 use super::linear::{self, BLOCK_ROWS, Linear, PANEL};
 use super::vector::header::{Header, StageWord, Word};
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector, vector_cycles};
+use super::vector::{Prediction, Vector};
 use crate::array::Array;
 
 /// Most repetitions of a descriptor's outermost dimension.
@@ -327,8 +327,9 @@ impl Prepare {
         let read = bytes(self.inputs.x, 2) + bytes(self.inputs.residual, 4);
         let written = bytes(self.inputs.residual, 4) + self.layout.panel_bytes();
         let vectors = features / 2.0 / f64::from(array.core_rows);
-        // Of a vector: loading and squaring x; the two norms' weights, the sum, its square, its largest; the integers.
-        let cycles = vectors * vector_cycles(4.0, 6.0 + 24.0 + 8.0);
+        // Of a vector: loading and squaring x; two weights, four products of split numbers, the sum, its square, its
+        // largest, and the way through the room; the integers.
+        let cycles = vectors * (5.0 + 64.0 + 10.0);
         Prediction::of_panels(array, self.layout.panels, read, written, cycles)
     }
 }

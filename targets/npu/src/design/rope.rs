@@ -25,7 +25,7 @@ mod tests;
 use super::linear::PANEL;
 use super::prepare::MOST_REPETITIONS;
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector, vector_cycles};
+use super::vector::{Prediction, Vector};
 use crate::array::Array;
 
 pub(crate) use program::ROWS_AT;
@@ -237,10 +237,10 @@ impl Rope {
         let vectors = |heads: u32| f64::from(heads * self.head) / 2.0;
         let head_bytes = f64::from(self.head * PANEL * 2);
         let heads = f64::from(self.heads());
-        // Copied in and out; rotated: one product of f32, the rest of bfloat16; keys' words move one by one.
-        let cycles = vectors(self.heads()) * vector_cycles(0.0, 5.0)
-            + vectors(self.query_heads + self.kv_heads) * vector_cycles(1.0, 18.0)
-            + vectors(self.kv_heads) * vector_cycles(0.0, 18.0);
+        // Copied in and out; normed and rotated; keys' words move one by one.
+        let cycles = vectors(self.heads()) * 7.0
+            + vectors(self.query_heads + self.kv_heads) * 34.0
+            + vectors(self.kv_heads) * 18.0;
         let angles = f64::from(self.head * PANEL * 4);
         // A round is a panel a core.
         let cores = f64::from(array.core_rows);

@@ -23,6 +23,8 @@ pub(crate) mod program;
 mod quantize;
 pub(crate) mod schedule;
 pub(crate) mod streams;
+#[cfg(test)]
+mod tests;
 
 use super::gelu::Gelu;
 use super::linear::PANEL;
@@ -31,6 +33,25 @@ use super::rope::{self, Rope};
 use crate::aie::{self, DialectVersion, EmitError};
 use crate::array::Array;
 use streams::Streams;
+use thiserror::Error;
+
+/// Why work has no configuration.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum VectorError {
+    /// No chunk suits the shapes and a core's memory.
+    #[error(
+        "{work} does not fit a core of {array}: passes of a product are multiples of 64 features, a quarter of a normed panel must fit a core's memory"
+    )]
+    NoDesign {
+        /// The work.
+        work: String,
+        /// The array.
+        array: String,
+    },
+    /// The module was refused.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+}
 
 /// Stack of a core.
 const STACK_BYTES: u32 = 2048;
@@ -38,10 +59,6 @@ const STACK_BYTES: u32 = 2048;
 const DEPTH: u32 = 2;
 /// Most descriptors of a shim's queue for one direction that two rounds of transfers take together.
 const QUEUE: usize = 4;
-/// Instructions that a product of 16 f32 comes to, when the vendor's lowering makes it of products of bfloat16: both
-/// operands in three parts, and the products of the parts that matter.
-const FLOAT_PRODUCT: f64 = 20.0;
-
 /// What the configuration is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vector {
@@ -53,6 +70,30 @@ pub struct Vector {
     pub kept: u32,
     /// Largest head.
     pub most_head: u32,
+    /// Which programs the cores have.
+    pub programs: Programs,
+}
+
+/// Programs that share a configuration, where they have room together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Programs {
+    /// Everything.
+    All,
+    /// Prologues and gates.
+    Panels,
+    /// Rotation.
+    Rope,
+}
+
+impl Programs {
+    fn has(self, work: &Work) -> bool {
+        match (self, work) {
+            (Programs::All, _) | (Programs::Rope, Work::Rope(_)) => true,
+            (Programs::Panels, Work::Prepare(_) | Work::Gelu(_)) => true,
+            (Programs::Panels, Work::Rope(_)) => false,
+            (Programs::Rope, Work::Prepare(_) | Work::Gelu(_)) => false,
+        }
+    }
 }
 
 /// One dispatch's work.
@@ -73,6 +114,25 @@ impl Work {
             Work::Prepare(work) => work.name(),
             Work::Gelu(work) => work.name(),
             Work::Rope(work) => work.name(),
+        }
+    }
+
+    /// Whether a configuration can do it.
+    pub fn is_done_by(&self, design: &Vector, array: &Array) -> bool {
+        design.programs.has(self)
+            && match self {
+                Work::Prepare(work) => work.is_done_by(design, array),
+                Work::Gelu(work) => work.is_done_by(design, array),
+                Work::Rope(work) => work.is_done_by(design, array),
+            }
+    }
+
+    /// What it is predicted to take.
+    pub fn predict(&self, design: &Vector, array: &Array) -> Prediction {
+        match self {
+            Work::Prepare(work) => work.predict(design, array),
+            Work::Gelu(work) => work.predict(design, array),
+            Work::Rope(work) => work.predict(array),
         }
     }
 
@@ -122,11 +182,6 @@ impl Prediction {
     }
 }
 
-/// Instructions of a vector of 16 lanes: so many products of f32, so many others.
-pub(crate) fn vector_cycles(products: f64, others: f64) -> f64 {
-    products * FLOAT_PRODUCT + others
-}
-
 /// Where a core's memory goes, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CoreMemory {
@@ -150,6 +205,56 @@ impl CoreMemory {
 }
 
 impl Vector {
+    /// The configuration for all of these: the largest chunk that suits them, and as much kept as there is room for.
+    ///
+    /// # Errors
+    /// When there is none; the error names the first that does not fit.
+    pub fn for_works(
+        array: &Array,
+        programs: Programs,
+        works: &[Work],
+    ) -> Result<Self, VectorError> {
+        let works = || works.iter().filter(|work| programs.has(work));
+        let mut refused = String::new();
+        for chunk in [128, 64, 32, 16] {
+            let most = |of: fn(&Work) -> u32| works().map(of).max().unwrap_or(0).max(chunk);
+            let mut design = Self {
+                chunk,
+                most_normed: most(|work| match work {
+                    Work::Prepare(work) => work.features,
+                    Work::Gelu(_) | Work::Rope(_) => 0,
+                }),
+                kept: 0,
+                most_head: most(|work| match work {
+                    Work::Rope(work) => work.head,
+                    Work::Prepare(_) | Work::Gelu(_) => 0,
+                }),
+                programs,
+            };
+            let widest = most(|work| match work {
+                Work::Prepare(work) => work.features,
+                Work::Gelu(work) => work.width,
+                Work::Rope(_) => 0,
+            });
+            design.kept = widest.div_ceil(design.block(array)) * chunk;
+            while design.kept > chunk && !design.fits(array) {
+                design.kept -= chunk;
+            }
+            if !design.fits(array) {
+                refused = "the configuration".to_owned();
+                continue;
+            }
+            match works().find(|work| !work.is_done_by(&design, array)) {
+                None => return Ok(design),
+                Some(work) => refused = work.name(),
+            }
+        }
+        Err(VectorError::NoDesign {
+            work: refused,
+            array: array.name.clone(),
+        })
+    }
+
     /// Bytes of a core's part of an element that comes in.
     pub fn in_bytes(&self) -> u32 {
         self.chunk * PANEL * 2
@@ -216,8 +321,8 @@ impl Vector {
         version: DialectVersion,
         name: &str,
         works: &[Work],
-    ) -> Result<String, EmitError> {
-        aie::emit(array, version, name, |device| {
+    ) -> Result<String, VectorError> {
+        let text = aie::emit(array, version, name, |device| {
             let streams = Streams::new(self, array);
             streams.place(self, array, device);
             for work in works {
@@ -230,6 +335,7 @@ impl Vector {
                     schedule::write(sequence, &streams, &columns);
                 });
             }
-        })
+        })?;
+        Ok(text)
     }
 }

@@ -7,7 +7,7 @@ use crate::design::linear::weights::WeightForm;
 use crate::design::linear::{Linear, Shape};
 use crate::design::prepare::pack::{narrow_bytes, panels};
 use crate::design::prepare::tests::{Random, configured, distance, tokens_of, values_of};
-use crate::design::vector::Work;
+use crate::design::vector::{Programs, Work};
 use crate::simulator::HostBuffer;
 use half::bf16;
 
@@ -24,6 +24,7 @@ fn gates_are_right_on_the_simulated_array() {
         most_normed: 64,
         kept: 64,
         most_head: 64,
+        programs: Programs::All,
     };
     let cases = [
         (WeightForm::Groups8, 64, 256, 70),
@@ -91,7 +92,7 @@ fn gates_are_right_on_the_simulated_array() {
         let expected: Vec<Token> = exact.iter().map(|row| quantize(row)).collect();
         let made = tokens_of(&work.layout, form, work.width, tokens, buffers[2].bytes());
         let far = distance(&values_of(&made), &values_of(&expected));
-        println!("{}: {} cycles, off by {far:.7}", work.name(), report.cycles);
+        println!("{}: {} cycles, off by {far:.5}", work.name(), report.cycles);
         assert!(far < 0.01, "{}: off by {far}", work.name());
     }
 }

@@ -1,7 +1,7 @@
 //! What a core does of a product's prologue.
 
 use crate::aie::{Body, Element, Port};
-use crate::design::vector::arithmetic::{self, LANES};
+use crate::design::vector::arithmetic::{self, LANES, Split};
 use crate::design::vector::header::{StageWord, Word};
 use crate::design::vector::program::{Known, Memory, Program};
 use melior::ir::Value;
@@ -57,6 +57,7 @@ impl Program<'_> {
         let has_residual = self.count(body, memory, Word::HasResidual);
         let vectors = u64::from(self.design.chunk / 4);
         let is_first = arithmetic::first_lanes(body);
+        let factor = Split::of(body, factor);
         let zero = arithmetic::float(body, 0.0);
         let before = [
             body.add_float(known.squares, zero),
@@ -72,17 +73,19 @@ impl Program<'_> {
                 let x = body.load(memory.kept, kept_at, LANES, Element::Bf16);
                 let x = body.widen_float(x, LANES, Element::F32);
                 let [post_norm, norm] = self.weights(body, memory, feature, is_first);
-                let t = body.multiply_float(body.multiply_float(x, post_norm), factor);
+                let t = Split::of(body, post_norm).times_narrow(body, x);
+                let t = Split::of(body, t).times(body, factor);
                 let residual = body.load(memory.room, room_at, LANES, Element::I32);
                 let residual = body.bitcast(residual, LANES, Element::F32);
                 let s = body.add_float(residual, t);
                 let bits = body.bitcast(s, LANES, Element::I32);
                 body.store(bits, memory.room, room_at, LANES, Element::I32);
-                let weighted = body.multiply_float(s, norm);
+                let s = Split::of(body, s);
+                let weighted = s.times(body, Split::of(body, norm));
                 let kept = body.round_float(weighted, LANES, Element::Bf16);
                 body.store(kept, memory.kept, kept_at, LANES, Element::Bf16);
                 // Rounding to bfloat16 is as often up as down: the sum of many squares does not see it.
-                let squares = body.add_float(known[0], arithmetic::rough_product(body, s, s));
+                let squares = body.add_float(known[0], body.multiply_float(s.high, s.high));
                 let most = body.most_float(known[1], arithmetic::magnitude(body, weighted));
                 vec![squares, most]
             });

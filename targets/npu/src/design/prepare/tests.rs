@@ -5,7 +5,7 @@ use crate::aie::DialectVersion;
 use crate::cost::CoreTile;
 use crate::design::linear::pack::{Token, quantize};
 use crate::design::linear::weights::WeightForm;
-use crate::design::vector::Work;
+use crate::design::vector::{Programs, Work};
 use crate::legality;
 use crate::module::Module;
 use crate::simulator::{HostBuffer, Report, Simulator};
@@ -219,7 +219,7 @@ fn check(
             .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
             .collect();
         let far = distance(&pack::rows(&values, padded, tokens, features), &expected_sums);
-        assert!(far < 1e-6, "{}: sums are off by {far}", work.name());
+        assert!(far < 1e-5, "{}: sums are off by {far}", work.name());
     }
     let expected: Vec<Token> = expected_sums
         .iter()
@@ -252,6 +252,7 @@ fn prologues_are_right_on_the_simulated_array() {
         most_normed: 512,
         kept: 128,
         most_head: 64,
+        programs: Programs::All,
     };
     let without = |x, post_norm, residual, norm| Inputs {
         x,
@@ -281,6 +282,5 @@ fn prologues_are_right_on_the_simulated_array() {
         let (report, far) = check(&design, &mut simulator, *form, work, *tokens, seed);
         let busy = report.cores.iter().map(|core| core.busy_cycles).max();
         println!("{}: {} cycles, {busy:?} busy, off by {far:.5}", work.name(), report.cycles);
-        for stream in &report.streams { if stream.fifo.starts_with("vector_in_0") || stream.fifo.starts_with("vector_out_0") { println!("  {stream:?}"); } }
     }
 }

@@ -1,7 +1,7 @@
 //! What a core does of a rotation.
 
 use crate::aie::{Body, Element, Port};
-use crate::design::vector::arithmetic::{self, LANES};
+use crate::design::vector::arithmetic::{self, LANES, Split};
 use crate::design::vector::header::{KindWord, Word};
 use crate::design::vector::program::{Memory, Program};
 use melior::ir::Value;
@@ -105,6 +105,7 @@ impl Program<'_> {
         [half, angles_at]: [Value<'c, 'v>; 2],
     ) {
         let is_first = arithmetic::first_lanes(body);
+        let factor = Split::of(body, factor);
         // Of the kind's norm, and of the second half's features.
         let weights_at = body.multiply(kind, body.address(&[(half, 4)]));
         let half_numbers = body.address(&[(half, LANES)]);
@@ -118,8 +119,9 @@ impl Program<'_> {
                 let x = body.load(memory.kept, at, LANES, Element::Bf16);
                 let x = body.widen_float(x, LANES, Element::F32);
                 let weight = arithmetic::pair(body, memory.tables, weight_at, is_first);
-                // The factor is exact: its error would be that of a whole head's scores.
-                body.multiply_float(arithmetic::rough_product(body, x, weight), factor)
+                // Norms are fine: their error would be that of a whole head's scores.
+                let x = Split::of(body, weight).times_narrow(body, x);
+                Split::of(body, x).times(body, factor)
             };
             let (a, b) = (normed(lower_at, lower_weight), normed(upper_at, upper_weight));
             let cosines_at = body.add(angles_at, lower_at);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::design::prepare::pack::{narrow_bytes, panels};
 use crate::design::prepare::tests::{Random, configured, distance};
-use crate::design::vector::Work;
+use crate::design::vector::{Programs, Work};
 use crate::simulator::HostBuffer;
 use half::bf16;
 
@@ -36,6 +36,7 @@ fn rotations_are_right_on_the_simulated_array() {
         most_normed: 64,
         kept: 64,
         most_head: 256,
+        programs: Programs::All,
     };
     let case = |tokens, query_heads, kv_heads, head, norms: [bool; 2]| Rope {
         tokens,

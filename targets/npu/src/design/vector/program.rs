@@ -1,7 +1,7 @@
 //! What a core does whatever the work: read the header and the table, go through a panel's stages, pass sums along the
 //! column. Every piece of the program is there once: a core has little room for it.
 
-use super::Vector;
+use super::{Programs, Vector};
 use super::arithmetic::{self, LANES};
 use super::header::{self, StageWord, Word};
 use crate::aie::{Body, Element, Fifo, Port};
@@ -56,12 +56,17 @@ impl Program<'_> {
             });
             body.release(self.input, Port::Consume);
             self.keep_table(body, memory);
-            self.repeat(body, memory, Word::Panels, |body| {
-                self.panel(body, memory);
-            });
-            self.repeat(body, memory, Word::RopePanels, |body| {
-                self.rope(body, memory);
-            });
+            let programs = self.design.programs;
+            if programs != Programs::Rope {
+                self.repeat(body, memory, Word::Panels, |body| {
+                    self.panel(body, memory);
+                });
+            }
+            if programs != Programs::Panels {
+                self.repeat(body, memory, Word::RopePanels, |body| {
+                    self.rope(body, memory);
+                });
+            }
         });
     }
 

@@ -1,6 +1,6 @@
 //! What a core does to make a product's activations of what it keeps.
 
-use super::arithmetic::{self, LANES};
+use super::arithmetic::{self, LANES, Split};
 use super::header::{self, Word};
 use super::program::{Memory, Program};
 use crate::aie::{Body, Element, Port};
@@ -75,12 +75,13 @@ impl Program<'_> {
         inverse: Value<'c, '_>,
     ) {
         let place = self.place(body, chunk);
+        let inverse = Split::of(body, inverse);
         body.times(self.chunk_numbers() / LANES, |body, vector| {
             let within = body.address(&[(vector, LANES)]);
             let at = body.add(place, within);
             let value = body.load(memory.kept, at, LANES, Element::Bf16);
             let value = body.widen_float(value, LANES, Element::F32);
-            let value = arithmetic::round(body, body.multiply_float(value, inverse));
+            let value = arithmetic::round(body, inverse.times_narrow(body, value));
             body.store(value, memory.room, within, LANES, Element::I32);
         });
         let output = body.acquire(self.output, Port::Produce);

@@ -6,8 +6,8 @@ use super::{DEPTH, STACK_BYTES, Vector};
 use crate::aie::{self, Element, Fifo};
 use crate::array::Array;
 
-/// Bytes of a core's small buffers: the header, room for joining halves, a token's factors.
-pub(super) const SMALL_BYTES: u32 = header::BYTES + 4 * SPOTS;
+/// Bytes of a core's small buffers: the header, room for joining halves, what neighbours pass up and down.
+pub(super) const SMALL_BYTES: u32 = header::BYTES + 4 * (SPOTS + 2 * PASSED);
 /// Floats of room for joining halves.
 const SPOTS: u32 = 32;
 /// Floats of what neighbours pass: sums, and maxima.
