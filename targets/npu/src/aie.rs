@@ -10,8 +10,8 @@ mod lanes;
 mod ops;
 
 pub use body::{Body, Element};
-pub use lanes::Compare;
 pub use device::{Device, EmitError, Fifo, Port, Sequence, TileRef, Transfer, emit};
+pub use lanes::Compare;
 pub use ops::Step;
 
 /// Which text of the dialect is written: it changes, and the vendor's compiler reads one.

@@ -128,7 +128,12 @@ impl<'c, 'b> Body<'c, 'b> {
         )
     }
 
-    pub(super) fn binary<'v>(&self, name: &'static str, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+    pub(super) fn binary<'v>(
+        &self,
+        name: &'static str,
+        a: Value<'c, 'v>,
+        b: Value<'c, 'v>,
+    ) -> Value<'c, 'b> {
         self.value(self.ops.make(name).operands(&[a, b]).result(a.r#type()))
     }
 

@@ -99,17 +99,8 @@ impl<'c, 'b> Body<'c, 'b> {
     }
 
     /// `memory[at] = value`.
-    pub fn store_scalar<'v>(
-        &self,
-        value: Value<'c, 'v>,
-        memory: Value<'c, 'v>,
-        at: Value<'c, 'v>,
-    ) {
-        self.append(
-            self.ops
-                .make("memref.store")
-                .operands(&[value, memory, at]),
-        );
+    pub fn store_scalar<'v>(&self, value: Value<'c, 'v>, memory: Value<'c, 'v>, at: Value<'c, 'v>) {
+        self.append(self.ops.make("memref.store").operands(&[value, memory, at]));
     }
 
     /// A flat vector of `rows x columns` with rows and columns exchanged, flat again.

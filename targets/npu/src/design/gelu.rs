@@ -18,9 +18,9 @@ mod program;
 mod tests;
 
 use super::linear::{BLOCK_ROWS, PANEL};
-use super::prepare::{Activations, MOST_REPETITIONS, MOST_TRANSFERS};
+use super::prepare::{Activations, MOST_REPETITIONS};
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector};
+use super::vector::{Prediction, QUEUE, Vector};
 use crate::array::Array;
 
 /// A gate for so many tokens.
@@ -60,16 +60,18 @@ impl Gelu {
     fn kept(&self, design: &Vector, array: &Array) -> u32 {
         let room = design.kept / design.chunk;
         let chunks = self.chunks(design, array);
-        if chunks <= room { chunks } else { room.saturating_sub(1) }
+        if chunks <= room {
+            chunks
+        } else {
+            room.saturating_sub(1)
+        }
     }
 
     /// Whether a configuration can do it.
     pub fn is_done_by(&self, design: &Vector, array: &Array) -> bool {
-        let transfers = u64::from(self.chunks(design, array)).div_ceil(MOST_REPETITIONS);
-        self.layout.is_written_by(design, array)
+        self.layout.is_written_by(design, array, self.width)
             && design.chunk.is_multiple_of(BLOCK_ROWS)
             && design.kept >= design.chunk
-            && transfers as usize <= MOST_TRANSFERS
     }
 
     /// Bytes of its buffers.
@@ -105,20 +107,19 @@ impl Gelu {
                 }
                 for at in 0..panels {
                     let panel = at * array.columns + column;
-                    let inputs = self.walks(design, array, panel, 0..chunks);
-                    let outputs = vec![self.layout.walk(ACTIVATIONS, panel)];
-                    if kept == chunks {
-                        rounds.push(Round { inputs, outputs });
-                    } else {
-                        rounds.push(Round {
-                            inputs,
-                            outputs: Vec::new(),
-                        });
-                        rounds.push(Round {
-                            inputs: self.walks(design, array, panel, kept..chunks),
-                            outputs,
-                        });
+                    let mut inputs = self.walks(design, array, panel, 0..chunks);
+                    if kept < chunks {
+                        inputs.extend(self.walks(design, array, panel, kept..chunks));
                     }
+                    let inputs: Vec<Round> = inputs
+                        .chunks(QUEUE)
+                        .map(|walks| Round {
+                            inputs: walks.to_vec(),
+                            outputs: Vec::new(),
+                        })
+                        .collect();
+                    let outputs = self.layout.walks(design, array, ACTIVATIONS, panel);
+                    rounds.extend(Round::with_outputs(inputs, outputs));
                 }
                 rounds
             })

@@ -35,8 +35,6 @@ use crate::array::Array;
 
 /// Most repetitions of a descriptor's outermost dimension.
 pub(super) const MOST_REPETITIONS: u64 = 64;
-/// Most transfers of a column's panel in one direction.
-pub(super) const MOST_TRANSFERS: usize = 4;
 
 /// What comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -94,23 +92,39 @@ impl Activations {
         }
     }
 
-    /// Whether a configuration can write it.
-    pub(super) fn is_written_by(&self, design: &Vector, array: &Array) -> bool {
-        self.depth.is_multiple_of(design.block(array))
-            && self.panels.is_multiple_of(2)
-            && (!self.is_crossed || design.chunk.is_multiple_of(BLOCK_ROWS))
+    /// Whether a configuration can write it, for so many features.
+    ///
+    /// Either passes are whole elements, or all of them together are, or half of the smallest element is left over.
+    pub(super) fn is_written_by(&self, design: &Vector, array: &Array, features: u32) -> bool {
+        let block = design.block(array);
+        let positions = self.passes * self.depth;
+        let left = positions % block;
+        self.panels.is_multiple_of(2)
+            && features.next_multiple_of(block) <= positions
+            && (self.depth.is_multiple_of(block)
+                || self.depth > block
+                    && self.depth.is_multiple_of(BLOCK_ROWS)
+                    && (left == 0 || 2 * left == block && (self.depth - left) % block == 0)
+                    && self.depth - block >= left)
     }
 
     /// A header with what a core needs to write it, in the last stage, for `features` features.
     pub(super) fn header(&self, design: &Vector, array: &Array, features: u32) -> Header {
         let block = design.block(array);
         let chunks = features.div_ceil(block);
+        let header_rest = match self.depth % block {
+            0 => self.depth / block - 1,
+            _ => 0,
+        };
         Header::new()
             .stage(2, StageWord::Begins, 1)
             .stage(2, StageWord::Chunks, chunks)
             .count(Word::SecondGroup, if self.is_crossed { 2 } else { 1 })
-            .count(Word::Zeros, self.passes * self.depth / block - chunks)
-            .count(Word::HeaderRest, self.depth / block - 1)
+            .count(
+                Word::Zeros,
+                (self.passes * self.depth).div_ceil(block) - chunks,
+            )
+            .count(Word::HeaderRest, header_rest)
             .copied(&[self.passes, self.pairs])
     }
 
@@ -120,20 +134,54 @@ impl Activations {
     }
 
     /// Where a panel goes: its part of each pass, the header's first.
-    pub(super) fn walk(&self, buffer: usize, panel: u32) -> Walk {
-        let half_words = u64::from(self.depth * PANEL / 4);
+    ///
+    /// Where passes are no whole elements, only the first element of the header is written, and what the last element of
+    /// zeros has too many goes behind that.
+    pub(super) fn walks(
+        &self,
+        design: &Vector,
+        array: &Array,
+        buffer: usize,
+        panel: u32,
+    ) -> Vec<Walk> {
+        let words = |positions: u32| u64::from(positions * PANEL / 4);
+        let half_words = words(self.depth);
+        let pass_words = 2 * half_words;
         let passes = u64::from(self.passes + 1);
-        let pair_words = passes * 2 * half_words;
-        Walk {
+        let first = u64::from(panel / 2) * passes * pass_words + u64::from(panel % 2) * half_words;
+        let some_passes = |from: u64, count: u64| Walk {
             buffer,
-            offset_words: u64::from(panel / 2) * pair_words + u64::from(panel % 2) * half_words,
+            offset_words: first + from * pass_words,
             walk: [
                 (1, 0),
-                (passes, 2 * half_words),
+                (count, pass_words),
                 (2, half_words / 2),
                 (half_words / 2, 1),
             ],
+        };
+        let block = design.block(array);
+        if self.depth.is_multiple_of(block) {
+            return vec![some_passes(0, passes)];
         }
+        let left = self.passes * self.depth % block;
+        let mut walks = vec![Walk::run(buffer, first, words(block))];
+        if left == 0 {
+            walks.push(some_passes(1, passes - 1));
+            return walks;
+        }
+        let last_pass = first + (passes - 1) * pass_words;
+        if passes > 2 {
+            walks.push(some_passes(1, passes - 2));
+        }
+        walks.push(Walk::run(buffer, last_pass, words(self.depth - left)));
+        let behind_header = first + words(block);
+        let tail = last_pass + words(self.depth - left);
+        walks.push(Walk {
+            buffer,
+            offset_words: behind_header,
+            walk: [(1, 0), (1, 0), (2, tail - behind_header), (words(left), 1)],
+        });
+        walks
     }
 
     /// Bytes of a panel.
@@ -193,13 +241,11 @@ impl Prepare {
 
     /// Whether a configuration can do it.
     pub fn is_done_by(&self, design: &Vector, array: &Array) -> bool {
-        let residual_cuts =
-            u64::from(self.chunks(design, array)).div_ceil(MOST_REPETITIONS) as usize;
-        self.layout.is_written_by(design, array)
+        self.layout.is_written_by(design, array, self.features)
             && (self.inputs.x || self.inputs.residual)
             && self.features <= design.most_normed
             && self.chunks(design, array) * design.chunk <= design.kept
-            && 1 + residual_cuts <= MOST_TRANSFERS
+            && u64::from(self.chunks(design, array)) <= 2 * MOST_REPETITIONS
     }
 
     fn buffers(&self) -> Buffers {
@@ -252,8 +298,9 @@ impl Prepare {
                     rounds.push(self.first_round(design, array, column));
                 }
                 rounds.extend(
-                    (0..panels)
-                        .map(|at| self.panel_round(design, array, at * array.columns + column)),
+                    (0..panels).flat_map(|at| {
+                        self.panel_rounds(design, array, at * array.columns + column)
+                    }),
                 );
                 rounds
             })
@@ -273,7 +320,7 @@ impl Prepare {
         }
     }
 
-    fn panel_round(&self, design: &Vector, array: &Array, panel: u32) -> Round {
+    fn panel_rounds(&self, design: &Vector, array: &Array, panel: u32) -> Vec<Round> {
         let buffers = self.buffers();
         let element_words = self.element_bytes(design, array) / 4;
         let chunks = u64::from(self.chunks(design, array));
@@ -308,10 +355,8 @@ impl Prepare {
                 .extend(walk(buffers.residual, design.in_bytes()));
             round.outputs.extend(walk(buffers.sums, design.out_bytes()));
         }
-        round
-            .outputs
-            .push(self.layout.walk(buffers.activations, panel));
-        round
+        let activations = self.layout.walks(design, array, buffers.activations, panel);
+        Round::with_outputs(vec![round], activations)
     }
 
     /// What it costs: of a panel every core does a quarter.

@@ -128,8 +128,7 @@ impl Rope {
     }
 
     fn angles_at_words(&self, design: &Vector, array: &Array) -> u64 {
-        u64::from(array.columns + self.weight_elements(design))
-            * self.element_bytes(design, array)
+        u64::from(array.columns + self.weight_elements(design)) * self.element_bytes(design, array)
             / 4
     }
 
@@ -192,8 +191,7 @@ impl Rope {
         let query_words = u64::from(self.query_heads) * head_words;
         let heads = |buffer| Walk {
             walk: {
-                let mut walk =
-                    turns(buffer, 0, head_words, head_words, design.out_bytes()).walk;
+                let mut walk = turns(buffer, 0, head_words, head_words, design.out_bytes()).walk;
                 let head = u64::from(self.positions) * self.position_words();
                 walk[0] = (u64::from(self.kv_heads), head);
                 walk

@@ -40,7 +40,7 @@ use thiserror::Error;
 pub enum VectorError {
     /// No chunk suits the shapes and a core's memory.
     #[error(
-        "{work} does not fit a core of {array}: passes of a product are multiples of 64 features, a quarter of a normed panel must fit a core's memory"
+        "{work} does not fit a core of {array}: passes of a product are more than 64 features, a quarter of a normed panel must fit a core's memory"
     )]
     NoDesign {
         /// The work.
@@ -58,7 +58,7 @@ const STACK_BYTES: u32 = 2048;
 /// Elements at each end of a FIFO.
 const DEPTH: u32 = 2;
 /// Most descriptors of a shim's queue for one direction that two rounds of transfers take together.
-const QUEUE: usize = 4;
+pub(super) const QUEUE: usize = 4;
 /// What the configuration is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vector {
@@ -166,7 +166,13 @@ impl Prediction {
     }
 
     /// What so many panels take, each with these bytes to and from DDR and these cycles of every core.
-    pub(crate) fn of_panels(array: &Array, panels: u32, read: f64, written: f64, cycles: f64) -> Self {
+    pub(crate) fn of_panels(
+        array: &Array,
+        panels: u32,
+        read: f64,
+        written: f64,
+        cycles: f64,
+    ) -> Self {
         let rounds = f64::from(panels.div_ceil(array.columns));
         let channel = array
             .rates
@@ -308,7 +314,8 @@ impl Vector {
 
     /// Whether a core has room for it.
     pub fn fits(&self, array: &Array) -> bool {
-        self.core_memory(array).bytes() <= array.core.memory_bytes && self.in_bytes() >= header::BYTES
+        self.core_memory(array).bytes() <= array.core.memory_bytes
+            && self.in_bytes() >= header::BYTES
     }
 
     /// The whole array's module with a sequence for each work.

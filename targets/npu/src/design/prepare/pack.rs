@@ -101,7 +101,10 @@ pub fn rows(values: &[f32], padded: u32, tokens: u32, features: u32) -> Vec<Vec<
 
 /// Bytes of f32.
 pub fn float_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 /// Bytes of the same, rounded to bfloat16.

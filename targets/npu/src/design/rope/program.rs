@@ -77,21 +77,26 @@ impl Program<'_> {
         let elements = self.count(body, memory, Word::HeadElements);
         let zero = arithmetic::float(body, 0.0);
         let vectors = self.chunk_numbers() / LANES;
-        let squares = body.repeat(body.index(0), elements, &[zero], |body, element, squares| {
-            let input = body.acquire(self.input, Port::Consume);
-            let (from, to) = (body.index(0), body.index(vectors));
-            let squares = body.repeat(from, to, squares, |body, vector, squares| {
-                let bytes_at = body.address(&[(vector, 2 * LANES)]);
-                let bytes = body.load(input, bytes_at, 2 * LANES, Element::I8);
-                let x = body.bitcast(bytes, LANES, Element::Bf16);
-                let at = body.address(&[(element, self.chunk_numbers()), (vector, LANES)]);
-                body.store(x, memory.kept, at, LANES, Element::Bf16);
-                let x = body.widen_float(x, LANES, Element::F32);
-                vec![body.add_float(squares[0], body.multiply_float(x, x))]
-            });
-            body.release(self.input, Port::Consume);
-            squares
-        });
+        let squares = body.repeat(
+            body.index(0),
+            elements,
+            &[zero],
+            |body, element, squares| {
+                let input = body.acquire(self.input, Port::Consume);
+                let (from, to) = (body.index(0), body.index(vectors));
+                let squares = body.repeat(from, to, squares, |body, vector, squares| {
+                    let bytes_at = body.address(&[(vector, 2 * LANES)]);
+                    let bytes = body.load(input, bytes_at, 2 * LANES, Element::I8);
+                    let x = body.bitcast(bytes, LANES, Element::Bf16);
+                    let at = body.address(&[(element, self.chunk_numbers()), (vector, LANES)]);
+                    body.store(x, memory.kept, at, LANES, Element::Bf16);
+                    let x = body.widen_float(x, LANES, Element::F32);
+                    vec![body.add_float(squares[0], body.multiply_float(x, x))]
+                });
+                body.release(self.input, Port::Consume);
+                squares
+            },
+        );
         squares[0]
     }
 
@@ -123,7 +128,10 @@ impl Program<'_> {
                 let x = Split::of(body, weight).times_narrow(body, x);
                 Split::of(body, x).times(body, factor)
             };
-            let (a, b) = (normed(lower_at, lower_weight), normed(upper_at, upper_weight));
+            let (a, b) = (
+                normed(lower_at, lower_weight),
+                normed(upper_at, upper_weight),
+            );
             let cosines_at = body.add(angles_at, lower_at);
             let sines_at = body.add(cosines_at, half_numbers);
             let cosine = body.load(memory.tables, cosines_at, LANES, Element::F32);

@@ -66,11 +66,7 @@ impl<'c, 'b> Split<'c, 'b> {
     }
 
     /// `self * x` of a bfloat16, widened.
-    pub(crate) fn times_narrow<'d>(
-        self,
-        body: &Body<'c, 'd>,
-        x: Value<'c, '_>,
-    ) -> Value<'c, 'd> {
+    pub(crate) fn times_narrow<'d>(self, body: &Body<'c, 'd>, x: Value<'c, '_>) -> Value<'c, 'd> {
         body.add_float(
             body.multiply_float(self.high, x),
             body.multiply_float(self.low, x),
@@ -110,19 +106,13 @@ fn near_reciprocal<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, '
         y = rough_product(body, y, left);
     }
     let y = rough(body, y);
-    let error = body.subtract_float(
-        float(body, 1.0),
-        Split::of(body, x).times_narrow(body, y),
-    );
+    let error = body.subtract_float(float(body, 1.0), Split::of(body, x).times_narrow(body, y));
     body.add_float(y, rough_product(body, y, error))
 }
 
 /// Within an eighth: the exponent is negated, the fraction comes along.
 fn first_reciprocal<'c, 'b>(body: &Body<'c, 'b>, x: Value<'c, '_>) -> Value<'c, 'b> {
-    of_bits(
-        body,
-        body.subtract(int(body, 0x7EF3_11C7), bits(body, x)),
-    )
+    of_bits(body, body.subtract(int(body, 0x7EF3_11C7), bits(body, x)))
 }
 
 /// `1 / sqrt(x)` of positive normal numbers, to the last bits.

@@ -1,9 +1,9 @@
 //! What a core does whatever the work: read the header and the table, go through a panel's stages, pass sums along the
 //! column. Every piece of the program is there once: a core has little room for it.
 
-use super::{Programs, Vector};
 use super::arithmetic::{self, LANES};
 use super::header::{self, StageWord, Word};
+use super::{Programs, Vector};
 use crate::aie::{Body, Element, Fifo, Port};
 use melior::ir::Value;
 
@@ -150,7 +150,10 @@ impl Program<'_> {
         word: impl Into<u32>,
     ) -> Value<'c, 'b> {
         let first = body.index(u64::from(Word::Stages as u32 + word.into()));
-        let at = body.add(first, body.address(&[(stage, u64::from(header::STAGE_WORDS))]));
+        let at = body.add(
+            first,
+            body.address(&[(stage, u64::from(header::STAGE_WORDS))]),
+        );
         body.to_index(body.load_scalar(memory.header, at, Element::I32))
     }
 
@@ -164,7 +167,10 @@ impl Program<'_> {
     ) -> Value<'c, 'b> {
         let factor = |which: u64| {
             let first = body.index(Word::Factors as u64 + which);
-            let at = body.add(first, body.address(&[(stage, u64::from(header::STAGE_FACTORS))]));
+            let at = body.add(
+                first,
+                body.address(&[(stage, u64::from(header::STAGE_FACTORS))]),
+            );
             let word = body.load_scalar(memory.header, at, Element::I32);
             body.bitcast(body.spread(word, LANES, Element::I32), LANES, Element::F32)
         };
@@ -227,12 +233,10 @@ impl Program<'_> {
         if let Some((_, to)) = self.below {
             give(to, sum, most);
         }
-        let sum = arithmetic::join_halves(body, sum, memory.spots, |body, a, b| {
-            body.add_float(a, b)
-        });
-        let most = arithmetic::join_halves(body, most, memory.spots, |body, a, b| {
-            body.most_float(a, b)
-        });
+        let sum =
+            arithmetic::join_halves(body, sum, memory.spots, |body, a, b| body.add_float(a, b));
+        let most =
+            arithmetic::join_halves(body, most, memory.spots, |body, a, b| body.most_float(a, b));
         (sum, most)
     }
 
@@ -242,11 +246,7 @@ impl Program<'_> {
     }
 
     /// Where a chunk is kept; what has no room is all in the last place.
-    pub(crate) fn place<'c, 'b>(
-        &self,
-        body: &Body<'c, 'b>,
-        chunk: Value<'c, '_>,
-    ) -> Value<'c, 'b> {
+    pub(crate) fn place<'c, 'b>(&self, body: &Body<'c, 'b>, chunk: Value<'c, '_>) -> Value<'c, 'b> {
         let places = u64::from(self.design.kept / self.design.chunk);
         let place = body.least(chunk, body.index(places.saturating_sub(1)));
         body.address(&[(place, self.chunk_numbers())])

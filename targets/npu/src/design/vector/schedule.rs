@@ -22,6 +22,22 @@ pub(crate) struct Round {
     pub(crate) outputs: Vec<Walk>,
 }
 
+impl Round {
+    /// A panel's last transfers beside those of its last round, or in a round of their own where a queue is too short.
+    pub(crate) fn with_outputs(mut rounds: Vec<Round>, outputs: Vec<Walk>) -> Vec<Round> {
+        match rounds.last_mut() {
+            Some(last) if last.outputs.len() + outputs.len() <= QUEUE => {
+                last.outputs.extend(outputs);
+            }
+            _ => rounds.push(Round {
+                inputs: Vec::new(),
+                outputs,
+            }),
+        }
+        rounds
+    }
+}
+
 impl Walk {
     /// One run of words.
     pub(crate) fn run(buffer: usize, offset_words: u64, words: u64) -> Self {

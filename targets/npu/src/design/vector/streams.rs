@@ -81,7 +81,10 @@ impl Streams {
             for (part, &core) in column.input_parts.iter().zip(&cores) {
                 device.fifo(part, memory, &[core]);
             }
-            device.distribute(&column.input, &column.input_parts.iter().collect::<Vec<_>>());
+            device.distribute(
+                &column.input,
+                &column.input_parts.iter().collect::<Vec<_>>(),
+            );
             for (part, &core) in column.output_parts.iter().zip(&cores) {
                 device.fifo(part, core, &[memory]);
             }

@@ -133,7 +133,7 @@ fn models_have_configurations() {
     for model in MODELS {
         let works: Vec<Work> = [1, 32, 64, 256, 512]
             .into_iter()
-            .flat_map(|tokens| model.works(array, tokens, 128))
+            .flat_map(|tokens| model.works(array, tokens, 160))
             .map(|(work, _)| work)
             .collect();
         let design = Vector::for_works(array, Programs::All, &works)
@@ -155,7 +155,7 @@ fn models_have_configurations() {
             .collect();
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         let mut layer = 0.0;
-        for (work, count) in model.works(array, 512, 128) {
+        for (work, count) in model.works(array, 512, 160) {
             let predicted = work.predict(&design, array);
             layer += f64::from(count) * predicted.seconds();
             println!(
@@ -168,6 +168,9 @@ fn models_have_configurations() {
                 predicted.ddr_bytes / 1e6
             );
         }
-        println!("  all layers: {:.1} ms", layer * f64::from(model.layers) * 1e3);
+        println!(
+            "  all layers: {:.1} ms",
+            layer * f64::from(model.layers) * 1e3
+        );
     }
 }
