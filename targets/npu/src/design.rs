@@ -10,4 +10,6 @@ pub mod gelu;
 pub mod linear;
 pub mod prepare;
 pub mod rope;
+#[cfg(test)]
+mod snapshots;
 pub mod vector;

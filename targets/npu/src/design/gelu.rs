@@ -15,12 +15,12 @@
 pub mod pack;
 mod program;
 #[cfg(test)]
-mod tests;
+pub(in crate::design) mod tests;
 
 use super::linear::{BLOCK_ROWS, PANEL};
 use super::prepare::{Activations, MOST_REPETITIONS};
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, QUEUE, Vector};
+use super::vector::{PanelCosts, Prediction, QUEUE, Vector};
 use crate::array::Array;
 
 /// A gate for so many tokens.
@@ -158,12 +158,12 @@ impl Gelu {
         let vectors = f64::from(design.chunk / 2);
         // Copying rows, 70 instructions of GELU, the gate and the largest; the integers.
         let cycles = seen * vectors * 84.0 + chunks * vectors * 10.0;
-        Prediction::of_panels(
-            array,
-            self.layout.panels,
-            seen * chunk_bytes,
-            self.layout.panel_bytes(),
+        let each = PanelCosts {
+            read: seen * chunk_bytes,
+            written: self.layout.panel_bytes(),
             cycles,
-        )
+        };
+        let table = self.element_bytes(design, array) as f64;
+        Prediction::of_panels(array, self.layout.panels, table, each)
     }
 }

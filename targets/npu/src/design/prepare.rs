@@ -30,7 +30,7 @@ pub(in crate::design) mod tests;
 use super::linear::{self, BLOCK_ROWS, Linear, PANEL};
 use super::vector::header::{Header, StageWord, Word};
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector};
+use super::vector::{PanelCosts, Prediction, Vector};
 use crate::array::Array;
 
 /// Most repetitions of a descriptor's outermost dimension.
@@ -104,7 +104,8 @@ impl Activations {
             && (self.depth.is_multiple_of(block)
                 || self.depth > block
                     && self.depth.is_multiple_of(BLOCK_ROWS)
-                    && (left == 0 || 2 * left == block && (self.depth - left) % block == 0)
+                    && (left == 0
+                        || 2 * left == block && (self.depth - left).is_multiple_of(block))
                     && self.depth - block >= left)
     }
 
@@ -375,6 +376,13 @@ impl Prepare {
         // Of a vector: loading and squaring x; two weights, four products of split numbers, the sum, its square, its
         // largest, and the way through the room; the integers.
         let cycles = vectors * (5.0 + 64.0 + 10.0);
-        Prediction::of_panels(array, self.layout.panels, read, written, cycles)
+        let table =
+            f64::from(1 + self.chunks(design, array)) * self.element_bytes(design, array) as f64;
+        let each = PanelCosts {
+            read,
+            written,
+            cycles,
+        };
+        Prediction::of_panels(array, self.layout.panels, table, each)
     }
 }

@@ -20,12 +20,12 @@
 pub mod pack;
 mod program;
 #[cfg(test)]
-mod tests;
+pub(in crate::design) mod tests;
 
 use super::linear::PANEL;
 use super::prepare::MOST_REPETITIONS;
 use super::vector::schedule::{Round, Walk};
-use super::vector::{Prediction, Vector};
+use super::vector::{PanelCosts, Prediction, Vector};
 use crate::array::Array;
 
 pub(crate) use program::ROWS_AT;
@@ -231,7 +231,7 @@ impl Rope {
     }
 
     /// What it costs.
-    pub fn predict(&self, array: &Array) -> Prediction {
+    pub fn predict(&self, design: &Vector, array: &Array) -> Prediction {
         let vectors = |heads: u32| f64::from(heads * self.head) / 2.0;
         let head_bytes = f64::from(self.head * PANEL * 2);
         let heads = f64::from(self.heads());
@@ -242,12 +242,14 @@ impl Rope {
         let angles = f64::from(self.head * PANEL * 4);
         // A round is a panel a core.
         let cores = f64::from(array.core_rows);
-        Prediction::of_panels(
-            array,
-            self.panels(array) / array.core_rows,
-            cores * (heads * head_bytes + angles),
-            cores * heads * head_bytes,
+        let each = PanelCosts {
+            read: cores * (heads * head_bytes + angles),
+            written: cores * heads * head_bytes,
             cycles,
-        )
+        };
+        let rounds = self.panels(array) / array.core_rows;
+        let table =
+            f64::from(1 + self.weight_elements(design)) * self.element_bytes(design, array) as f64;
+        Prediction::of_panels(array, rounds, table, each)
     }
 }

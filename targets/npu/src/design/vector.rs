@@ -132,7 +132,7 @@ impl Work {
         match self {
             Work::Prepare(work) => work.predict(design, array),
             Work::Gelu(work) => work.predict(design, array),
-            Work::Rope(work) => work.predict(array),
+            Work::Rope(work) => work.predict(design, array),
         }
     }
 
@@ -165,27 +165,34 @@ impl Prediction {
         self.compute_s.max(self.stream_s).max(self.memory_s)
     }
 
-    /// What so many panels take, each with these bytes to and from DDR and these cycles of every core.
-    pub(crate) fn of_panels(
-        array: &Array,
-        panels: u32,
-        read: f64,
-        written: f64,
-        cycles: f64,
-    ) -> Self {
+    /// What so many panels take, each with these costs; a column reads the table once.
+    pub(crate) fn of_panels(array: &Array, panels: u32, table: f64, each: PanelCosts) -> Self {
         let rounds = f64::from(panels.div_ceil(array.columns));
+        let busy_columns = f64::from(panels.min(array.columns));
         let channel = array
             .rates
             .shim_channel_bytes_per_s
             .min(f64::from(array.rates.core_stream_bytes_per_cycle) * array.clock_hz);
-        let ddr_bytes = f64::from(panels) * (read + written);
+        let read = f64::from(panels) * each.read + busy_columns * table;
+        let written = f64::from(panels) * each.written;
         Self {
-            compute_s: rounds * cycles / array.clock_hz,
-            stream_s: rounds * read.max(written) / channel,
-            memory_s: f64::from(panels) * read.max(written) / array.rates.ddr_bytes_per_s_in_gemm,
-            ddr_bytes,
+            compute_s: rounds * each.cycles / array.clock_hz,
+            stream_s: (rounds * each.read + table).max(rounds * each.written) / channel,
+            memory_s: read.max(written) / array.rates.ddr_bytes_per_s_in_gemm,
+            ddr_bytes: read + written,
         }
     }
+}
+
+/// What a panel costs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct PanelCosts {
+    /// Bytes from DDR.
+    pub(crate) read: f64,
+    /// Bytes to DDR.
+    pub(crate) written: f64,
+    /// Cycles of every core of its column.
+    pub(crate) cycles: f64,
 }
 
 /// Where a core's memory goes, in bytes.

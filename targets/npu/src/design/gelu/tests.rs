@@ -8,7 +8,7 @@ use crate::design::linear::{Linear, Shape};
 use crate::design::prepare::pack::{narrow_bytes, panels};
 use crate::design::prepare::tests::{Random, configured, distance, tokens_of, values_of};
 use crate::design::vector::{Programs, Work};
-use crate::simulator::HostBuffer;
+use crate::simulator::{HostBuffer, Report, Simulator};
 use half::bf16;
 
 fn gelu(x: f32) -> f32 {
@@ -60,44 +60,58 @@ fn gates_are_right_on_the_simulated_array() {
     let works = cases.map(|(_, work, _)| Work::Gelu(work));
     let mut simulator = configured(&design, &works);
     for (seed, (form, work, tokens)) in (1..).zip(cases) {
-        let mut random = Random(seed);
-        let mut rows = |size: f32| -> Vec<Vec<f32>> {
-            let mut number = || bf16::from_f32(random.normal() * size).to_f32();
-            (0..tokens)
-                .map(|_| (0..work.width).map(|_| number()).collect())
-                .collect()
-        };
-        // From where GELU is nothing to where it is its argument.
-        let (gate, up) = (rows(3.0), rows(2.0));
-        let interleaved: Vec<Vec<f32>> = gate
-            .iter()
-            .zip(&up)
-            .map(|(gate, up)| pack::interleave(gate, up))
-            .collect();
-        let mut values = panels(&interleaved, work.layout.panels, 2 * work.stored());
-        values.resize(work.buffer_bytes(&design, array)[0] as usize / 2, f32::NAN);
-        let mut buffers = [
-            HostBuffer::input(narrow_bytes(&values)),
-            HostBuffer::input(pack::table(&work, &design, array)),
-            HostBuffer::input(vec![0x55; work.layout.bytes as usize]),
-        ];
-        let report = simulator
-            .run(&work.name(), &mut buffers)
-            .unwrap_or_else(|error| panic!("{}: {error}", work.name()));
-        let exact: Vec<Vec<f32>> = gate
-            .iter()
-            .zip(&up)
-            .map(|(gate, up)| {
-                gate.iter()
-                    .zip(up)
-                    .map(|(gate, up)| gelu(*gate) * up)
-                    .collect()
-            })
-            .collect();
-        let expected: Vec<Token> = exact.iter().map(|row| quantize(row)).collect();
-        let made = tokens_of(&work.layout, form, work.width, tokens, buffers[2].bytes());
-        let far = distance(&values_of(&made), &values_of(&expected));
-        println!("{}: {} cycles, off by {far:.5}", work.name(), report.cycles);
-        assert!(far < 0.01, "{}: off by {far}", work.name());
+        check(&design, &mut simulator, form, &work, tokens, seed);
     }
+}
+
+/// Runs one and compares.
+pub(in crate::design) fn check(
+    design: &Vector,
+    simulator: &mut Simulator,
+    form: WeightForm,
+    work: &Gelu,
+    tokens: u32,
+    seed: u64,
+) -> Report {
+    let array = Array::npu1();
+    let mut random = Random(seed);
+    let mut rows = |size: f32| -> Vec<Vec<f32>> {
+        let mut number = || bf16::from_f32(random.normal() * size).to_f32();
+        (0..tokens)
+            .map(|_| (0..work.width).map(|_| number()).collect())
+            .collect()
+    };
+    // From where GELU is nothing to where it is its argument.
+    let (gate, up) = (rows(3.0), rows(2.0));
+    let interleaved: Vec<Vec<f32>> = gate
+        .iter()
+        .zip(&up)
+        .map(|(gate, up)| pack::interleave(gate, up))
+        .collect();
+    let mut values = panels(&interleaved, work.layout.panels, 2 * work.stored());
+    values.resize(work.buffer_bytes(design, array)[0] as usize / 2, f32::NAN);
+    let mut buffers = [
+        HostBuffer::input(narrow_bytes(&values)),
+        HostBuffer::input(pack::table(work, design, array)),
+        HostBuffer::input(vec![0x55; work.layout.bytes as usize]),
+    ];
+    let report = simulator
+        .run(&work.name(), &mut buffers)
+        .unwrap_or_else(|error| panic!("{}: {error}", work.name()));
+    let exact: Vec<Vec<f32>> = gate
+        .iter()
+        .zip(&up)
+        .map(|(gate, up)| {
+            gate.iter()
+                .zip(up)
+                .map(|(gate, up)| gelu(*gate) * up)
+                .collect()
+        })
+        .collect();
+    let expected: Vec<Token> = exact.iter().map(|row| quantize(row)).collect();
+    let made = tokens_of(&work.layout, form, work.width, tokens, buffers[2].bytes());
+    let far = distance(&values_of(&made), &values_of(&expected));
+    println!("{}: {} cycles, off by {far:.5}", work.name(), report.cycles);
+    assert!(far < 0.01, "{}: off by {far}", work.name());
+    report
 }

@@ -145,7 +145,7 @@ const ALL: Inputs = Inputs {
 };
 
 /// Runs one and compares; returns the report and the distance of the activations.
-fn check(
+pub(in crate::design) fn check(
     design: &Vector,
     simulator: &mut Simulator,
     form: WeightForm,

@@ -6,6 +6,7 @@ use crate::cost::CoreTile;
 use crate::design::linear::weights::WeightForm;
 use crate::design::linear::{Linear, Shape};
 use crate::design::prepare::{Activations, Inputs};
+use crate::design::{gelu, prepare, rope, snapshots};
 use crate::legality;
 use crate::module::Module;
 
@@ -172,5 +173,77 @@ fn models_have_configurations() {
             "  all layers: {:.1} ms",
             layer * f64::from(model.layers) * 1e3
         );
+    }
+}
+
+/// What cores do in the simulator is what is predicted of them, at a real model's sizes.
+#[test]
+fn predictions_agree_with_the_simulated_array() {
+    let array = Array::npu1();
+    let model = &MODELS[2];
+    let tokens = 64;
+    let works: Vec<Work> = model
+        .works(array, tokens, 128)
+        .into_iter()
+        .map(|(work, _)| work)
+        .collect();
+    let design = Vector::for_works(array, Programs::All, &works).unwrap();
+    let mut simulator = prepare::tests::configured(&design, &works);
+    let form = WeightForm::Groups4;
+    for work in &works {
+        let report = match work {
+            Work::Prepare(work) => {
+                prepare::tests::check(&design, &mut simulator, form, work, tokens, 1).0
+            }
+            Work::Gelu(work) => gelu::tests::check(&design, &mut simulator, form, work, tokens, 2),
+            Work::Rope(work) => rope::tests::check(&design, &mut simulator, work, 3),
+        };
+        let busy = report.cores.iter().map(|core| core.busy_cycles).max();
+        let busy = busy.unwrap_or(0) as f64;
+        let predicted = work.predict(&design, array);
+        let cycles = predicted.compute_s * array.clock_hz;
+        let bytes = (report.host_bytes_read + report.host_bytes_written) as f64;
+        println!(
+            "{}: {busy} busy of {} cycles, {cycles:.0} predicted; {bytes} bytes, {:.0} predicted",
+            work.name(),
+            report.cycles,
+            predicted.ddr_bytes
+        );
+        let ratio = busy / cycles;
+        assert!((0.75..1.25).contains(&ratio), "{}: {ratio}", work.name());
+        let ratio = bytes / predicted.ddr_bytes;
+        assert!((0.99..1.01).contains(&ratio), "{}: {ratio}", work.name());
+    }
+}
+
+/// What a configuration looks like, each of the two that share nothing: FIFOs, a core, a sequence.
+#[test]
+fn configurations_are_as_they_were() {
+    let array = Array::npu1();
+    let model = Model {
+        name: "small",
+        layers: 1,
+        hidden: 128,
+        width: 256,
+        query_heads: 2,
+        kv_heads: 1,
+        head: 64,
+    };
+    let works: Vec<Work> = model
+        .works(array, 16, 64)
+        .into_iter()
+        .map(|(work, _)| work)
+        .collect();
+    for (name, programs) in [("panels", Programs::Panels), ("rope", Programs::Rope)] {
+        let own: Vec<Work> = works
+            .iter()
+            .filter(|work| programs.has(work))
+            .copied()
+            .collect();
+        let design = Vector::for_works(array, programs, &own).unwrap();
+        let text = design
+            .emit(array, DialectVersion::Subviews, name, &own)
+            .unwrap();
+        snapshots::check(&format!("vector_{name}"), &text);
     }
 }
