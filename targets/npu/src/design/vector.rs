@@ -74,7 +74,10 @@ pub struct Vector {
     pub programs: Programs,
 }
 
-/// Programs that share a configuration, where they have room together.
+/// Programs that share a configuration.
+///
+/// Together they are estimated to fill a core's program memory nearly; products of f32, of which the estimate counts each
+/// as one instruction and the vendor's lowering makes some twenty, may be too much then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Programs {
     /// Everything.

@@ -144,7 +144,7 @@ const ALL: Inputs = Inputs {
     norm: true,
 };
 
-/// Runs one and compares; returns the report and the distance of the activations.
+/// Runs one and compares; returns the report, and the activations with their distance.
 pub(in crate::design) fn check(
     design: &Vector,
     simulator: &mut Simulator,
@@ -152,7 +152,7 @@ pub(in crate::design) fn check(
     work: &Prepare,
     tokens: u32,
     seed: u64,
-) -> (Report, f64) {
+) -> (Report, f64, Vec<u8>) {
     let array = Array::npu1();
     let mut random = Random(seed);
     let Prepare {
@@ -257,7 +257,8 @@ pub(in crate::design) fn check(
     assert_eq!(counts[4..], work.layout.pairs.to_le_bytes());
     let far = distance(&values_of(&tokens), &values_of(&expected));
     assert!(far < 0.01, "{}: activations are off by {far}", work.name());
-    (report, far)
+    let bytes = buffers.last().unwrap().bytes().to_vec();
+    (report, far, bytes)
 }
 
 /// Every combination of inputs, odd sizes, both orders of columns: on one configuration, one after another.
@@ -332,12 +333,53 @@ fn prologues_are_right_on_the_simulated_array() {
         .collect();
     let mut simulator = configured(&design, &works);
     for (seed, (form, work, tokens)) in (1..).zip(&cases) {
-        let (report, far) = check(&design, &mut simulator, *form, work, *tokens, seed);
+        let (report, far, _) = check(&design, &mut simulator, *form, work, *tokens, seed);
         let busy = report.cores.iter().map(|core| core.busy_cycles).max();
         println!(
             "{}: {} cycles, {busy:?} busy, off by {far:.5}",
             work.name(),
             report.cycles
         );
+    }
+}
+
+/// Byte by byte, what is written is what the host would pack for the product of the same integers and scales.
+#[test]
+fn activations_are_what_products_read() {
+    let array = Array::npu1();
+    let design = Vector {
+        chunk: 16,
+        most_normed: 512,
+        kept: 128,
+        most_head: 64,
+        programs: Programs::Panels,
+    };
+    for (form, depth, features, tokens) in [
+        (WeightForm::Groups8, 64, 200, 70),
+        (WeightForm::Groups4, 160, 448, 20),
+    ] {
+        let linear = linear(form, depth);
+        let work = work(&linear, tokens, features, ALL);
+        let mut simulator = configured(&design, &[Work::Prepare(work)]);
+        let (_, _, bytes) = check(&design, &mut simulator, form, &work, tokens, 7);
+        let made = tokens_of(&work.layout, form, features, tokens, &bytes);
+        let shape = linear::Shape {
+            tokens,
+            depth: features,
+            outputs: 64,
+        };
+        let packed = linear::pack::activations(&linear, array, shape, &made);
+        let pass_bytes = (16 * depth) as usize;
+        let pair_bytes = pass_bytes * (work.layout.passes as usize + 1);
+        let pairs = bytes
+            .chunks_exact(pair_bytes)
+            .zip(packed.chunks_exact(pair_bytes));
+        for (made, packed) in pairs {
+            // Of headers the scales, and the first panel's counts: the rest is not looked at.
+            let second = pass_bytes / 2;
+            for part in [0..72, second..second + 64, pass_bytes..pair_bytes] {
+                assert_eq!(made[part.clone()], packed[part], "{}", work.name());
+            }
+        }
     }
 }
