@@ -7,7 +7,7 @@
 //! |---|---|
 //! | gate and up | `[tokens/8][2 * width, padded][8]` bfloat16: blocks of 16 rows alternate, gate before up, as a product with interleaved weights leaves them |
 //! | table | a header for each core |
-//! | activations | what [`linear::pack::activations`](super::linear::pack::activations) writes |
+//! | activations | what [`super::linear::pack::activations`] writes |
 //!
 //! A token's scale is known when all of it was seen. A core keeps as many chunks as it has room for, in bfloat16; the
 //! rest comes a second time and is computed again. Functions are within half a percent (`arithmetic`).

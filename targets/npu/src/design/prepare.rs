@@ -13,7 +13,7 @@
 //! | residual, where there is one | `[tokens/8][features, padded][8]` f32, [`Prepare::padded_features`] |
 //! | table | [`pack::table`] |
 //! | sums, where there is a residual | as the residual, another place |
-//! | activations | what [`linear::pack::activations`](super::linear::pack::activations) writes |
+//! | activations | what [`super::linear::pack::activations`] writes |
 //!
 //! Tokens are padded as the product pads them, and the padding is computed like all others: its inputs must be numbers.
 //! Features that are padding must be 0 in inputs, and are 0 in sums; what is read of `x` past its last panel counts for

@@ -13,7 +13,7 @@
 //! the total down, through memory that neighbours share. Between its passes over a panel a core keeps its features,
 //! rounded to bfloat16, so that nothing is read twice where they fit.
 //!
-//! Each dispatch begins with a table: a header a column ([`header`]) and what the cores keep for all panels, such as the
+//! Each dispatch begins with a table: a header for each core (`header`) and what the cores keep for all panels, such as the
 //! norms' weights. Numbers of everything come from there, so a program for one shape is the program for all; what a
 //! dispatch does not want, it wants 0 times.
 
