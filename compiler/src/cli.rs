@@ -37,6 +37,7 @@ pub struct Args {
 enum Command {
     Compile(Compile),
     Emit(Emit),
+    Simulate(npu::Simulate),
     Synth(Synth),
     Isa(isa::Isa),
     /// The process that `gemc isa` compiles in.
@@ -113,6 +114,9 @@ struct Emit {
     /// The text of the AIE dialect that the vendor's compiler at hand reads: until August 2026, or later.
     #[arg(long, value_enum, default_value_t = npu::DialectArg::Subviews)]
     aie_dialect: npu::DialectArg,
+    /// The vendor's compiler for the stage npu, aiecc of mlir-aie [default: $AIECC, else aiecc in PATH].
+    #[arg(long, value_name = "PATH")]
+    aiecc: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
@@ -270,6 +274,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Compile(c) => compile(&c),
         Command::Emit(e) => emit(&e),
+        Command::Simulate(s) => npu::simulate(&s),
         Command::Synth(s) => synthesize(&s),
         Command::Isa(i) => isa::run(&i),
         Command::IsaWorker => Ok(gembin_compiler::isa::worker()?),

@@ -2,6 +2,7 @@
 //!
 //! [`pipeline::compile`] reads as the whole story: import, passes, lowering, packing, reference run, commit to disk.
 
+pub mod aiecc;
 pub mod assemble;
 pub mod atomic_file;
 pub mod import;

@@ -8,7 +8,7 @@
 use gembin_tests::repository;
 use gembin_tests::workspace::{Package, packages};
 use spdx::{Expression, ParseMode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use toml::{Table, Value};
 
@@ -75,6 +75,7 @@ fn every_key_of_deny_toml_is_one_that_is_enforced() {
     let known = [
         ("graph", "targets"),
         ("licenses", "allow"),
+        ("licenses", "clarify"),
         ("bans", "multiple-versions"),
         ("bans", "wildcards"),
         ("bans", "allow-wildcard-paths"),
@@ -111,9 +112,29 @@ fn every_key_of_deny_toml_is_one_that_is_enforced() {
 fn every_licence_is_allowed() {
     let rules = Rules::read();
     let allowed: BTreeSet<_> = rules.list("licenses", "allow").into_iter().collect();
+    // What we say of a version of a crate that declares none.
+    let clarified: BTreeMap<&str, &str> = rules
+        .get("licenses", "clarify")
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.get("crate")?.as_str()?,
+                entry.get("expression")?.as_str()?,
+            ))
+        })
+        .collect();
     let mut breaches = Vec::new();
     for package in packages().values() {
-        let licence = package.license.as_deref().unwrap_or("none declared");
+        let version = format!("{}@{}", package.name, package.version);
+        let licence = match &package.license {
+            Some(licence) => licence,
+            None => clarified
+                .get(version.as_str())
+                .copied()
+                .unwrap_or("none declared"),
+        };
         match may_be_used(licence, &allowed) {
             Ok(true) => {}
             Ok(false) => breaches.push(format!("{} {}: {licence}", package.name, package.version)),

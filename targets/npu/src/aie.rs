@@ -5,6 +5,7 @@
 //! consists of is `design`'s.
 
 mod body;
+mod choices;
 mod device;
 mod lanes;
 mod ops;

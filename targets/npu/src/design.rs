@@ -6,10 +6,11 @@
 //! what comes out is a piece of a panel again. What works along features (norms, gates, rotation) works on whole vectors
 //! of 8 tokens.
 
+pub mod attention;
 pub mod gelu;
 pub mod linear;
 pub mod prepare;
 pub mod rope;
 #[cfg(test)]
-mod snapshots;
+mod snapshot;
 pub mod vector;

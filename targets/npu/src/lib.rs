@@ -1,8 +1,9 @@
 //! The NPU target: linear algebra of a model as designs for the AI Engine array of AMD's NPUs, emitted as MLIR-AIE.
 //!
-//! [`array`] is the array as data; [`cost`] predicts products on it and [`tile`] searches their tiles. With the feature
-//! `mlir`: `aie` builds ops of the AIE dialects, `design` the designs, `module` reads a module's text back,
-//! `legality` holds it to the array's limits and `simulator` executes it. Nothing here knows the runtime or a model.
+//! [`mod@array`] is the array as data, [`cost`] predicts products on it. With the feature `mlir`: `regions` finds what of
+//! a program becomes designs, `design` holds the designs, `aie` builds ops of the AIE dialects; `module` reads a module's
+//! text back, `irdl` and `legality` hold it to the dialects and to the array's limits, `simulator` executes it. The last
+//! four take text alone: nothing that wrote it is trusted. Nothing here knows the runtime or a model.
 
 #[cfg(feature = "mlir")]
 pub mod aie;

@@ -15,6 +15,7 @@ mod compile;
 mod compile_control;
 mod compile_values;
 mod compile_vectors;
+mod ddr;
 mod execute;
 mod lanes;
 mod memory;
@@ -31,6 +32,7 @@ pub use report::{CoreReport, Report, SimulationError, StreamReport};
 use crate::allocation::Allocation;
 use crate::array::Array;
 use crate::module::{Module, Port};
+use ddr::Bandwidth;
 use execute::CoreState;
 use memory::Memory;
 use sequence::SequenceState;
@@ -50,8 +52,8 @@ pub struct Simulator {
     buffer_base: usize,
     cores: Vec<CoreState>,
     channels: Vec<ChannelState>,
-    /// When DDR is free again, reading and writing.
-    ddr: [u64; 2],
+    /// Bandwidth of DDR, reading and writing.
+    ddr: [Bandwidth; 2],
     /// Bytes of a stream in a cycle.
     stream_bytes: u64,
     /// When the last dispatch ended.
@@ -77,7 +79,8 @@ impl Simulator {
         let mut pool_base = Vec::new();
         for pool in &allocation.pools {
             pool_base.push(store.memories.len());
-            let bytes = pool.element.bytes().clamp(0, MOST_BYTES) as usize;
+            let fifo = &module.fifos[pool.fifo];
+            let bytes = memory_bytes("aie.objectfifo", fifo.line, pool.element.bytes())?;
             for _ in 0..pool.depth {
                 store.memories.push(Memory::unwritten(bytes));
                 store.holders.push(NOBODY);
@@ -85,7 +88,7 @@ impl Simulator {
         }
         let buffer_base = store.memories.len();
         for buffer in &module.buffers {
-            let bytes = buffer.memory.bytes().clamp(0, MOST_BYTES) as usize;
+            let bytes = memory_bytes("aie.buffer", buffer.line, buffer.memory.bytes())?;
             let mut memory = Memory::unwritten(bytes);
             if let Some(initial) = &buffer.initial {
                 let element = buffer.memory.element;
@@ -143,6 +146,7 @@ impl Simulator {
             };
             cores.push(CoreState::new(program, memory_of, allocation.locks.len()));
         }
+        let ddr = Bandwidth::new(array.rates.ddr_bytes_per_s / array.clock_hz / TICKS as f64);
         let channels = vec![ChannelState::default(); allocation.channels.len()];
         Ok(Simulator {
             module: module.clone(),
@@ -153,7 +157,7 @@ impl Simulator {
             buffer_base,
             cores,
             channels,
-            ddr: [0; 2],
+            ddr: [ddr.clone(), ddr],
             stream_bytes: u64::from(array.rates.core_stream_bytes_per_cycle).max(1),
             ticks: 0,
             patience: 4_000_000_000,
@@ -207,6 +211,9 @@ impl Simulator {
             ticks: self.ticks,
         };
         let begin = state.ticks;
+        for direction in &mut self.ddr {
+            direction.begin(begin);
+        }
         loop {
             // A step at a time, and between them all that the array can do: what a step may rely on is then known.
             let mut progress = self.step(&sequence, &mut state, buffers)?;
@@ -320,5 +327,16 @@ impl Simulator {
     }
 }
 
-/// Largest memory that is made for a module, however large it says it is.
-const MOST_BYTES: i64 = 1 << 24;
+/// Largest memory in the array that is made, whatever a module says: twice a memory tile's.
+const MOST_BYTES: i64 = 1 << 20;
+
+fn memory_bytes(op: &str, line: usize, bytes: i64) -> Result<usize, SimulationError> {
+    usize::try_from(bytes)
+        .ok()
+        .filter(|_| bytes <= MOST_BYTES)
+        .ok_or_else(|| SimulationError::Unsupported {
+            op: op.to_owned(),
+            line,
+            what: format!("memory of {bytes} bytes"),
+        })
+}

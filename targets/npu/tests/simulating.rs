@@ -70,6 +70,11 @@ fn four_cores_share_what_is_broadcast_and_join_what_they_make() {
         let report = array.run("sequence", &mut buffers).unwrap();
         assert_eq!(buffers[2].bytes(), product(&a, &b, (16, 32, 32)));
         assert_eq!(report.cores.len(), 4);
+        let text = report.to_string();
+        assert!(
+            text.contains("core (1, 3): busy") && text.contains("@a1: 256 bytes to 2 consumers"),
+            "{text}"
+        );
         let broadcast = report
             .streams
             .iter()

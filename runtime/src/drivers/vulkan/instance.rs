@@ -36,28 +36,32 @@ pub(super) struct Instance {
     pub(super) entry: ash::Entry,
 }
 
-/// The instances of this process, one for each degree of validation; they stay until it ends. Drivers leave destructors
-/// of their threads' data behind, so one that is unloaded while a thread lives takes the process with it, and one that
-/// is loaded again and again runs out of room for such data.
-static INSTANCES: [Mutex<Option<Arc<Instance>>>; 3] = [const { Mutex::new(None) }; 3];
+/// The instances of this process, which stay until it ends. Drivers leave destructors of their threads' data behind, so
+/// one that is unloaded while a thread lives takes the process with it, and one that is loaded again and again runs out
+/// of room for such data.
+static INSTANCES: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
+/// The one of them that all share who want no validation.
+static PLAIN: Mutex<Option<Arc<Instance>>> = Mutex::new(None);
 
 impl Instance {
-    /// The process's instance; the first call opens the loader and makes it.
+    /// The process's instance; the first call opens the loader and makes it. With validation each call makes one of its
+    /// own, so that everybody hears of his own mistakes alone.
     ///
     /// # Errors
     /// Why there is none, and what to do.
     pub(super) fn get(validation: Validation) -> Result<Arc<Self>, String> {
-        let slot = match validation {
-            Validation::Off => 0,
-            Validation::Calls => 1,
-            Validation::Synchronization => 2,
+        let keep = |instance: Arc<Self>| {
+            let mut kept = INSTANCES.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push(instance.clone());
+            instance
         };
-        let mut slot = INSTANCES[slot]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
+        if validation != Validation::Off {
+            return Self::new(validation).map(keep);
+        }
+        let mut plain = PLAIN.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*plain {
             Some(instance) => Ok(instance.clone()),
-            None => Ok(slot.insert(Self::new(validation)?).clone()),
+            None => Ok(plain.insert(Self::new(validation)?).clone()),
         }
     }
 

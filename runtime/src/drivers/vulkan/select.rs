@@ -60,9 +60,9 @@ fn named<'a>(gpus: &'a [Gpu], name: &str) -> Result<&'a Gpu, String> {
     found.ok_or_else(|| {
         let known: Vec<String> = gpus
             .iter()
-            .map(|gpu| format!("{}: {}", gpu.index, gpu.name))
+            .map(|gpu| format!("vulkan:{} ({})", gpu.index, gpu.name))
             .collect();
-        format!("no GPU {name:?}; there are {}", known.join(", "))
+        format!("no GPU {name:?}; this machine has {}", known.join(", "))
     })
 }
 
@@ -137,7 +137,7 @@ mod tests {
         );
         expect(
             Pick::Named("9".into()),
-            Err("no GPU \"9\"; there are 0: llvmpipe, 1: Old Card"),
+            Err("no GPU \"9\"; this machine has vulkan:0 (llvmpipe), vulkan:1 (Old Card)"),
         );
         expect(Pick::Named("geforce".into()), Err("no GPU \"geforce\""));
     }

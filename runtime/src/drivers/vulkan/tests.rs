@@ -409,7 +409,7 @@ fn a_gpu_that_is_not_there_is_an_error() {
     assert!(
         error
             .to_string()
-            .starts_with("vulkan: no GPU \"no such card\"; there are 0: "),
+            .starts_with("vulkan: no GPU \"no such card\"; this machine has vulkan:0 ("),
         "{error}"
     );
 }

@@ -51,7 +51,7 @@ impl Element {
 #[derive(Clone, Copy)]
 pub struct Body<'c, 'b> {
     pub(super) ops: Ops<'c>,
-    block: BlockRef<'c, 'b>,
+    pub(super) block: BlockRef<'c, 'b>,
 }
 
 impl<'c, 'b> Body<'c, 'b> {
@@ -312,14 +312,16 @@ impl<'c, 'b> Body<'c, 'b> {
         )
     }
 
-    /// One instruction of the matrix unit on 8-bit integers: `sums [4 x 8] + left [4 x 8] * right [8 x 8]`, all as flat
-    /// vectors in row-major order, the sums 32 bits wide.
+    /// One instruction of the matrix unit on 8-bit integers: `sums [rows x 8] + left [rows x 8] * right [8 x 8]`, all as
+    /// flat vectors in row-major order, the sums 32 bits wide. The unit has 4 `rows` (XDNA1) or 8 (XDNA2).
     pub fn multiply_tiles_i8<'v>(
         &self,
+        rows: u32,
         left: Value<'c, 'v>,
         right: Value<'c, 'v>,
         sums: Value<'c, 'v>,
     ) -> Value<'c, 'b> {
+        let rows = u64::from(rows);
         let shaped = |value, shape: [u64; 2], element: Element| {
             self.value(
                 self.ops
@@ -336,14 +338,14 @@ impl<'c, 'b> Body<'c, 'b> {
                     .result(Type::vector(&shape, self.ops.int(32))),
             )
         };
-        let left = widened(left, [4, 8]);
+        let left = widened(left, [rows, 8]);
         let right = widened(right, [8, 8]);
-        let sums = shaped(sums, [4, 8], Element::I32);
+        let sums = shaped(sums, [rows, 8], Element::I32);
         let product = self.value(
             self.ops
                 .make("vector.contract")
                 .operands(&[left, right, sums])
-                .result(Type::vector(&[4, 8], self.ops.int(32)))
+                .result(Type::vector(&[rows, 8], self.ops.int(32)))
                 .with("indexing_maps", self.ops.product_maps())
                 .with("iterator_types", self.ops.product_iterators())
                 .with("kind", self.ops.sum_kind()),
@@ -352,7 +354,7 @@ impl<'c, 'b> Body<'c, 'b> {
             self.ops
                 .make("vector.shape_cast")
                 .operands(&[product])
-                .result(self.vector_type(32, Element::I32)),
+                .result(self.vector_type(rows * 8, Element::I32)),
         )
     }
 

@@ -242,7 +242,7 @@ impl<'c, 'b> Device<'c, 'b> {
         made.result(0).expect("a buffer is a value").into()
     }
 
-    /// A core's program. Elements of FIFOs are told apart while it runs, so that loops may take any number of them.
+    /// A core's program.
     pub fn core(
         &self,
         tile: TileRef<'c, 'b>,
@@ -261,6 +261,7 @@ impl<'c, 'b> Device<'c, 'b> {
                 .make("aie.core")
                 .operands(&[tile.value])
                 .i32("stack_size", stack_bytes as i32)
+                // Loops over elements have bounds that are known at run time: which element is next must be too.
                 .bool("dynamic_objfifo_lowering", true)
                 .result(self.ops.index())
                 .region(region),

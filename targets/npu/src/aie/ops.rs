@@ -94,6 +94,11 @@ impl<'c> Ops<'c> {
         self.parsed("#vector.kind<add>")
     }
 
+    /// The greatest of signed integers.
+    pub(super) fn most_kind(self) -> Attribute<'c> {
+        self.parsed("#vector.kind<maxsi>")
+    }
+
     /// An attribute that melior has no constructor for.
     fn parsed(self, text: &str) -> Attribute<'c> {
         Attribute::parse(self.context, text).expect("the text of an attribute")

@@ -19,6 +19,7 @@ mod schedule;
 mod streams;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 pub mod weights;
 
 use crate::aie::{self, DialectVersion, EmitError};
@@ -49,6 +50,8 @@ const EXACT_BITS: u32 = 22;
 pub struct Linear {
     /// How weights lie in the bundle.
     pub form: WeightForm,
+    /// Rows of the matrix unit's left operand.
+    pub native_rows: u32,
     /// What a core computes at a time.
     pub tile: CoreTile,
     /// Columns of the widest matrix: how large sums can become.
@@ -182,6 +185,7 @@ impl Linear {
                 for depth in (32..=512).step_by(32) {
                     let design = Linear {
                         form,
+                        native_rows: array.matrix(Operands::I8).m,
                         tile: CoreTile {
                             tokens,
                             depth,

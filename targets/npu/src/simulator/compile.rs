@@ -294,7 +294,7 @@ impl<'m> Compiler<'m> {
                     return Err(self.unsupported(op, "no memory"));
                 };
                 let view = self.view();
-                let bytes = memory.bytes().max(0) as usize;
+                let bytes = super::memory_bytes(&op.name, op.line, memory.bytes())?;
                 self.program.fixed.push((view, Memory::Stack(bytes)));
                 // Every time the op runs, what it gives is unwritten.
                 self.emit(Instr::ViewFresh { view });

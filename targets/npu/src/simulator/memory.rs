@@ -164,7 +164,9 @@ pub fn pieces(
         run *= size;
         dims.pop();
     }
-    let count: i64 = dims.iter().map(|(size, _)| (*size).max(0)).product();
+    let count = dims.iter().fold(1i64, |count, (size, _)| {
+        count.saturating_mul((*size).max(0))
+    });
     let mut index = vec![0i64; dims.len()];
     let mut at = start * element_bytes;
     (0..count).map(move |_| {

@@ -5,6 +5,7 @@ use super::state::{Stop, TICKS};
 use super::{Simulator, streams};
 use crate::allocation::{Direction, TileKind};
 use crate::module::{Port, Sequence, StepKind};
+use std::fmt;
 
 /// What a dispatch did.
 #[derive(Clone, PartialEq, Debug)]
@@ -21,6 +22,41 @@ pub struct Report {
     pub cores: Vec<CoreReport>,
     /// Streams.
     pub streams: Vec<StreamReport>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(
+            f,
+            "{} cycles ({:.1} us), {} bytes read, {} written",
+            self.cycles,
+            self.seconds * 1e6,
+            self.host_bytes_read,
+            self.host_bytes_written
+        )?;
+        for core in &self.cores {
+            let (column, row) = core.tile;
+            writeln!(
+                f,
+                "core ({column}, {row}): busy {:.0} %, {} matrix instructions, {} bytes loaded, {} stored",
+                100.0 * core.busy_cycles as f64 / self.cycles.max(1) as f64,
+                core.matrix_instructions,
+                core.bytes_loaded,
+                core.bytes_stored
+            )?;
+        }
+        for stream in &self.streams {
+            writeln!(
+                f,
+                "@{}: {} bytes to {} consumers, busy {:.0} %",
+                stream.fifo,
+                stream.bytes,
+                stream.destinations,
+                100.0 * stream.busy_cycles as f64 / self.cycles.max(1) as f64
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// What a core did.
@@ -126,6 +162,12 @@ pub enum SimulationError {
         from: i64,
         to: i64,
         size: usize,
+    },
+    #[error("line {line}: transfer of @{fifo} moves {bytes} bytes, too many to simulate at once")]
+    TooLong {
+        line: usize,
+        fifo: String,
+        bytes: i64,
     },
     #[error(
         "line {line}: transfer of @{fifo} takes descriptor {id} while the one of line {other} uses it: wait for that first"

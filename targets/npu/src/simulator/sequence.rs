@@ -19,6 +19,9 @@ pub struct SequenceState {
 /// Cycles that the controller takes for an instruction; of the order of the register writes it makes.
 const STEP_CYCLES: u64 = 100;
 
+/// Most that a transfer may move: it is held as a whole while it is under way.
+const MOST_BYTES: i64 = 1 << 32;
+
 /// Tasks that a channel holds beside the one under way.
 pub const QUEUE_DEPTH: usize = 4;
 
@@ -117,6 +120,14 @@ impl Simulator {
             .zip(transfer.strides.iter().copied())
             .collect();
         let size = buffers[transfer.argument].0.len();
+        let moved = transfer.elements().saturating_mul(element_bytes);
+        if moved > MOST_BYTES {
+            return Err(SimulationError::TooLong {
+                line,
+                fifo: self.fifo_name(transfer.fifo),
+                bytes: moved,
+            });
+        }
         let mut span = Vec::new();
         for (at, bytes) in pieces(
             transfer.start().clamp(-(1 << 40), 1 << 40),

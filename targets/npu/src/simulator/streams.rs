@@ -165,9 +165,7 @@ impl Simulator {
             (count as f64 * self.array.clock_hz / bytes_per_s * TICKS as f64) as u64
         };
         let own = begin + ticks(rates.shim_channel_bytes_per_s);
-        let shared = &mut self.ddr[usize::from(direction == Direction::In)];
-        *shared = (*shared).max(begin) + ticks(rates.ddr_bytes_per_s);
-        own.max(*shared)
+        own.max(self.ddr[usize::from(direction == Direction::In)].carry(begin, count))
     }
 
     pub(super) fn is_shim(&self, channel: usize) -> bool {
@@ -283,14 +281,7 @@ impl Simulator {
     ) -> Result<Vec<(usize, usize)>, SimulationError> {
         let element = &self.allocation.pools[descriptor.pool].element;
         let bytes_of = i64::from(element.element.bits()) / 8;
-        let pieces = descriptor_pieces(
-            descriptor.offset,
-            descriptor.length,
-            &descriptor.pattern,
-            bytes_of,
-        );
         let size = element.bytes();
-        let covered: usize = pieces.iter().map(|(_, bytes)| bytes).sum();
         let wrong = |what: String| SimulationError::Descriptor {
             fifo: self.fifo_name(allocated.fifo),
             tile: self.module.tiles[allocated.tile].to_string(),
@@ -298,12 +289,23 @@ impl Simulator {
             channel,
             what,
         };
-        if covered as i64 != descriptor.length * bytes_of {
+        let covered = descriptor
+            .pattern
+            .0
+            .iter()
+            .fold(1i64, |product, (size, _)| product.saturating_mul(*size));
+        if !descriptor.pattern.0.is_empty() && covered != descriptor.length {
             return Err(wrong(format!(
-                "its pattern covers {covered} bytes of {}",
-                descriptor.length * bytes_of
+                "its pattern covers {covered} elements of {}",
+                descriptor.length
             )));
         }
+        let pieces = descriptor_pieces(
+            descriptor.offset,
+            descriptor.length,
+            &descriptor.pattern,
+            bytes_of,
+        );
         pieces
             .into_iter()
             .map(|(at, bytes)| {

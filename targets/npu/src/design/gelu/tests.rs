@@ -44,6 +44,7 @@ fn gates_are_right_on_the_simulated_array() {
                 outputs: 32,
             },
             most_depth: 2048,
+            native_rows: 4,
         };
         let shape = Shape {
             tokens,

@@ -121,8 +121,10 @@ pub fn scale_table(design: &Linear, shape: Shape, scale: impl Fn(u32, u32) -> f3
                     break;
                 }
                 let eights = design.groups_per_scales() / 8;
-                let tile = within / 4 * eights + of_segment / 8;
-                let at = BLOCK_ROWS * PANEL * 4 + (tile * 4 + within % 4) * 8 + of_segment % 8;
+                let rows = design.native_rows;
+                let tile = within / rows * eights + of_segment / 8;
+                let at =
+                    BLOCK_ROWS * PANEL * 4 + (tile * rows + within % rows) * 8 + of_segment % 8;
                 seen[at as usize] = multiplier(scale(row, group), largest) as u8;
             }
         }

@@ -15,7 +15,7 @@ pub(super) struct Program<'d> {
 
 /// The core's own memory.
 pub(super) struct Memory<'c, 'b> {
-    /// `[pairs][outputs / 4][2][4][8]` i32.
+    /// `[pairs][outputs / rows][2][rows][8]` i32, rows of the matrix unit.
     pub(super) sums: Value<'c, 'b>,
     /// `[panels][2][8]` f32.
     pub(super) token_scales: Value<'c, 'b>,
@@ -28,7 +28,7 @@ pub(super) struct Memory<'c, 'b> {
 
 /// What brings weights to one scale a row.
 pub(super) struct Groups<'c, 'b> {
-    /// `[outputs / 4][groups / 8][4][8]` bytes.
+    /// `[outputs / rows][groups / 8][rows][8]` bytes, rows of the matrix unit.
     pub(super) multipliers: Value<'c, 'b>,
     /// Eight right operands `[8][8]`: the `g`th is 1 in all columns of row `g`, so that a product with it spreads a
     /// column of multipliers over a row's weights.
@@ -148,6 +148,7 @@ impl Program<'_> {
         groups: &Groups<'c, '_>,
         unpacked: Value<'c, '_>,
     ) {
+        let lanes = self.lanes();
         let groups_of_pass = u64::from(self.design.tile.depth / GROUP);
         let eights = u64::from(self.design.groups_per_scales() / 8);
         let packed_steps = u64::from(self.design.block_bytes() / 128);
@@ -160,49 +161,60 @@ impl Program<'_> {
                     let eight = body.divide(group, 8);
                     let unit_at = body.address(&[(body.modulo(group, 8), 64)]);
                     let unit_row = body.load(groups.unit_rows, unit_at, 64, Element::I8);
-                    body.times(u64::from(BLOCK_ROWS / 4), |body, quad| {
-                        let at = body.address(&[
-                            (block, 4 * eights * 32),
-                            (quad, eights * 32),
-                            (eight, 32),
-                        ]);
-                        let multipliers = body.load(groups.multipliers, at, 32, Element::I8);
-                        let zeros = body.splat_int(32, Element::I32, 0);
-                        let spread = body.multiply_tiles_i8(multipliers, unit_row, zeros);
-                        let spread = body.narrow(spread, 32, Element::I16);
-                        let per_group = packed_steps / groups_of_pass;
-                        // Where the group's first step of these four rows is.
-                        let from = body.address(&[
-                            (block, packed_steps * 128),
-                            (of_pass, per_group * 128),
-                            (quad, 32),
-                        ]);
-                        let to =
-                            body.address(&[(block, steps * 128), (of_pass, 4 * 128), (quad, 32)]);
-                        self.unpack_group(body, [packed, from, spread, unpacked, to]);
-                    });
+                    body.times(
+                        u64::from(BLOCK_ROWS / self.design.native_rows),
+                        |body, rows| {
+                            let at = body.address(&[
+                                (block, u64::from(BLOCK_ROWS) * 8 * eights),
+                                (rows, eights * lanes),
+                                (eight, lanes),
+                            ]);
+                            let multipliers = body.load(groups.multipliers, at, lanes, Element::I8);
+                            let zeros = body.splat_int(lanes, Element::I32, 0);
+                            let spread = self.multiply_native(body, multipliers, unit_row, zeros);
+                            let spread = body.narrow(spread, lanes, Element::I16);
+                            let per_group = packed_steps / groups_of_pass;
+                            // Where the group's first step of these rows is.
+                            let from = body.address(&[
+                                (block, packed_steps * 128),
+                                (of_pass, per_group * 128),
+                                (rows, lanes),
+                            ]);
+                            let to = body.address(&[
+                                (block, steps * 128),
+                                (of_pass, 4 * 128),
+                                (rows, lanes),
+                            ]);
+                            self.unpack_group(body, [packed, from, spread, unpacked, to]);
+                        },
+                    );
                 });
             },
         );
     }
 
-    /// A group's weights of four rows, 32 at a time.
+    /// A group's weights of the matrix unit's rows, 8 columns at a time.
     fn unpack_group<'c, 'v>(
         &self,
         body: &Body<'c, '_>,
         [packed, from, spread, unpacked, to]: [Value<'c, 'v>; 5],
     ) {
-        let constant = |value| body.splat_int(32, Element::I16, value);
+        let lanes = self.lanes();
+        let constant = |value| body.splat_int(lanes, Element::I16, value);
         let shift = i64::from(self.design.form.shift());
         let half = 1_i64 << (shift - 1);
         let load = |step: u64| {
             let at = body.add(from, body.index(step * 128));
-            body.widen(body.load(packed, at, 32, Element::I8), 32, Element::I16)
+            body.widen(
+                body.load(packed, at, lanes, Element::I8),
+                lanes,
+                Element::I16,
+            )
         };
         let store = |value, step: u64| {
             let at = body.add(to, body.index(step * 128));
-            let bytes = body.narrow(body.shift_right(value, constant(shift)), 32, Element::I8);
-            body.store(bytes, unpacked, at, 32, Element::I8);
+            let bytes = body.narrow(body.shift_right(value, constant(shift)), lanes, Element::I8);
+            body.store(bytes, unpacked, at, lanes, Element::I8);
         };
         if self.design.form.bits() == 8 {
             for step in 0..4 {
@@ -273,7 +285,7 @@ impl Program<'_> {
         });
     }
 
-    /// `sums += weights * activations` for a pair, in blocks of 8 outputs by 16 tokens whose sums stay in registers.
+    /// `sums += weights * activations` for a pair, in blocks of 2 x 2 results of the matrix unit that stay in registers.
     fn multiply<'c>(
         &self,
         body: &Body<'c, '_>,
@@ -282,38 +294,56 @@ impl Program<'_> {
         pair: Value<'c, '_>,
         memory: &Memory<'c, '_>,
     ) {
+        let lanes = self.lanes();
         let steps = u64::from(self.design.tile.depth / 8);
         let panel_bytes = u64::from(self.design.tile.depth * PANEL);
-        body.times(u64::from(self.design.tile.outputs / 8), |body, eight| {
-            // Sums lie as `[pairs][outputs / 4][2][4][8]`.
-            let first = body.address(&[(pair, self.pair_sums()), (eight, 128)]);
-            let corners = [0, 32, 64, 96].map(|offset| body.add(first, body.index(offset)));
-            let before = corners.map(|at| body.load(memory.sums, at, 32, Element::I32));
-            // 16 outputs of a step of 8 lie together, so two eights share a step's 128 bytes.
-            let sixteen = body.divide(eight, 2);
-            let odd = body.modulo(eight, 2);
-            let rows = body.address(&[(sixteen, steps * 128), (odd, 64)]);
+        let block_rows = 2 * self.design.native_rows;
+        let blocks_of_sixteen = u64::from(BLOCK_ROWS / block_rows);
+        let blocks = u64::from(self.design.tile.outputs / block_rows);
+        body.times(blocks, |body, block| {
+            let first = body.address(&[(pair, self.pair_sums()), (block, 4 * lanes)]);
+            let corners = [0, 1, 2, 3].map(|corner| body.add(first, body.index(corner * lanes)));
+            let before = corners.map(|at| body.load(memory.sums, at, lanes, Element::I32));
+            // 16 outputs of a step of 8 lie together, 128 bytes.
+            let sixteen = body.divide(block, blocks_of_sixteen);
+            let part = body.modulo(block, blocks_of_sixteen);
+            let rows = body.address(&[(sixteen, steps * 128), (part, 2 * lanes)]);
             let (from, to) = (body.index(0), body.index(steps));
             let after = body.repeat(from, to, &before, |body, step, sums| {
                 let upper_at = body.add(rows, body.address(&[(step, 128)]));
-                let lower_at = body.add(upper_at, body.index(32));
+                let lower_at = body.add(upper_at, body.index(lanes));
                 let left_at = body.address(&[(step, 64)]);
                 let right_at = body.add(left_at, body.index(panel_bytes));
-                let upper = body.load(weights, upper_at, 32, Element::I8);
-                let lower = body.load(weights, lower_at, 32, Element::I8);
+                let upper = body.load(weights, upper_at, lanes, Element::I8);
+                let lower = body.load(weights, lower_at, lanes, Element::I8);
                 let left = body.load(activations, left_at, 64, Element::I8);
                 let right = body.load(activations, right_at, 64, Element::I8);
                 vec![
-                    body.multiply_tiles_i8(upper, left, sums[0]),
-                    body.multiply_tiles_i8(upper, right, sums[1]),
-                    body.multiply_tiles_i8(lower, left, sums[2]),
-                    body.multiply_tiles_i8(lower, right, sums[3]),
+                    self.multiply_native(body, upper, left, sums[0]),
+                    self.multiply_native(body, upper, right, sums[1]),
+                    self.multiply_native(body, lower, left, sums[2]),
+                    self.multiply_native(body, lower, right, sums[3]),
                 ]
             });
             for (value, at) in after.into_iter().zip(corners) {
-                body.store(value, memory.sums, at, 32, Element::I32);
+                body.store(value, memory.sums, at, lanes, Element::I32);
             }
         });
+    }
+
+    fn multiply_native<'c, 'b, 'v>(
+        &self,
+        body: &Body<'c, 'b>,
+        left: Value<'c, 'v>,
+        right: Value<'c, 'v>,
+        sums: Value<'c, 'v>,
+    ) -> Value<'c, 'b> {
+        body.multiply_tiles_i8(self.design.native_rows, left, right, sums)
+    }
+
+    /// Elements of the matrix unit's left operand, and of its result.
+    fn lanes(&self) -> u64 {
+        u64::from(self.design.native_rows * 8)
     }
 
     /// Sums of a pair of panels.
@@ -323,6 +353,8 @@ impl Program<'_> {
 
     /// Sums to results: `bfloat16(sum * token's scale * row's scale)`, 16 outputs of a pair at a time.
     fn drain<'c>(&self, body: &Body<'c, '_>, pairs: Value<'c, '_>, memory: &Memory<'c, '_>) {
+        let lanes = self.lanes();
+        let twos = u64::from(self.design.native_rows / 2);
         body.times(
             u64::from(self.design.tile.outputs / BLOCK_ROWS),
             |body, sixteen| {
@@ -334,14 +366,14 @@ impl Program<'_> {
                         let token_scale = body.load(memory.token_scales, at, 16, Element::F32);
                         // Two outputs of eight tokens at a time.
                         body.times(u64::from(BLOCK_ROWS / 2), |body, two| {
-                            let four = body.divide(two, 2);
-                            let odd = body.modulo(two, 2);
+                            let native = body.divide(two, twos);
+                            let of_native = body.modulo(two, twos);
                             let at = body.address(&[
                                 (pair, self.pair_sums()),
-                                (sixteen, 4 * 64),
-                                (four, 64),
-                                (panel, 32),
-                                (odd, 16),
+                                (sixteen, u64::from(BLOCK_ROWS) * 16),
+                                (native, 2 * lanes),
+                                (panel, lanes),
+                                (of_native, 16),
                             ]);
                             let sum = body.load(memory.sums, at, 16, Element::I32);
                             let value = self.to_float(body, sum);

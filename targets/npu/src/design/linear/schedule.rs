@@ -6,8 +6,9 @@
 use super::streams::Streams;
 use super::weights::ROW_SCALE_BYTES;
 use super::{BLOCK_ROWS, Linear, PAIR, PANEL, Shape, padded_depth, padded_outputs};
-use crate::aie::{Sequence, Transfer};
+use crate::aie::{Fifo, Sequence, Transfer};
 use crate::array::Array;
+use std::collections::VecDeque;
 
 /// Units, and blocks of outputs, under way at once.
 const UNDER_WAY: u32 = 2;
@@ -33,40 +34,36 @@ pub(super) struct Schedule<'d> {
     pub(super) streams: &'d Streams,
 }
 
-/// Transfers of one kind under way, oldest first out.
-struct UnderWay<'d> {
-    fifos: Vec<&'d str>,
+/// Transfers of one kind under way: what each waits for, oldest first.
+#[derive(Default)]
+struct UnderWay {
+    awaited: VecDeque<Vec<String>>,
     started: u32,
-    awaited: u32,
 }
 
-impl<'d> UnderWay<'d> {
-    fn new(fifos: impl Iterator<Item = &'d str>) -> Self {
-        Self {
-            fifos: fifos.collect(),
-            started: 0,
-            awaited: 0,
-        }
-    }
-
+impl UnderWay {
     /// Waits for the oldest where as many as may be are under way; returns the number of the next, modulo those.
     fn next(&mut self, sequence: &Sequence<'_, '_>) -> u32 {
-        if self.started - self.awaited == UNDER_WAY {
+        if self.awaited.len() as u32 == UNDER_WAY {
             self.wait(sequence);
         }
         self.started += 1;
         (self.started - 1) % UNDER_WAY
     }
 
+    /// Keeps the FIFOs of what was started, each as often as it is to be waited for.
+    fn started(&mut self, fifos: Vec<String>) {
+        self.awaited.push_back(fifos);
+    }
+
     fn wait(&mut self, sequence: &Sequence<'_, '_>) {
-        for fifo in &self.fifos {
-            sequence.wait(fifo);
+        for fifo in self.awaited.pop_front().into_iter().flatten() {
+            sequence.wait(&fifo);
         }
-        self.awaited += 1;
     }
 
     fn finish(mut self, sequence: &Sequence<'_, '_>) {
-        while self.awaited < self.started {
+        while !self.awaited.is_empty() {
             self.wait(sequence);
         }
     }
@@ -76,36 +73,26 @@ impl Schedule<'_> {
     pub(super) fn write(&self, sequence: &Sequence<'_, '_>) {
         let rows_at_once = self.design.tile.outputs * self.array.columns;
         let blocks = padded_outputs(self.shape).div_ceil(rows_at_once);
-        let mut activations = UnderWay::new(
-            self.streams
-                .activations
-                .iter()
-                .map(|(ddr, _)| ddr.name.as_str()),
-        );
-        let mut units = UnderWay::new(
-            self.streams
-                .weights
-                .iter()
-                .map(|(ddr, _)| ddr.name.as_str()),
-        );
-        let mut results = UnderWay::new(
-            self.streams
-                .results
-                .iter()
-                .map(|(_, joined)| joined.name.as_str()),
-        );
+        let mut activations = UnderWay::default();
+        let mut units = UnderWay::default();
+        let mut results = UnderWay::default();
         for token_block in 0..self.design.token_blocks(self.array, self.shape) {
             for block in 0..blocks {
                 if block % MOST_REPETITIONS == 0 {
                     let number = activations.next(sequence);
                     let repetitions = (blocks - block).min(MOST_REPETITIONS);
-                    self.activations(sequence, token_block, repetitions, number);
+                    activations.started(self.activations(
+                        sequence,
+                        token_block,
+                        repetitions,
+                        number,
+                    ));
                 }
                 let number = results.next(sequence);
-                self.results(sequence, token_block, block, number);
+                results.started(self.results(sequence, token_block, block, number));
                 for segment in 0..self.design.segments(self.shape.depth) {
                     let number = units.next(sequence);
-                    self.unit(sequence, block, segment, number);
+                    units.started(self.unit(sequence, block, segment, number));
                 }
             }
         }
@@ -132,7 +119,7 @@ impl Schedule<'_> {
         token_block: u32,
         repetitions: u32,
         number: u32,
-    ) {
+    ) -> Vec<String> {
         let rows = u64::from(self.array.core_rows);
         let pairs = u64::from(self.design.pairs(self.array, self.shape));
         let pass_words = u64::from(PAIR * self.design.tile.depth / 4);
@@ -155,10 +142,22 @@ impl Schedule<'_> {
                 is_awaited: true,
             });
         }
+        names(
+            self.streams
+                .activations
+                .iter()
+                .map(|(from_ddr, _)| from_ddr),
+        )
     }
 
     /// Scales and passes of a segment, all columns.
-    fn unit(&self, sequence: &Sequence<'_, '_>, block: u32, segment: u32, number: u32) {
+    fn unit(
+        &self,
+        sequence: &Sequence<'_, '_>,
+        block: u32,
+        segment: u32,
+        number: u32,
+    ) -> Vec<String> {
         let design = self.design;
         let tile = design.tile;
         let row_blocks = u64::from(tile.outputs / BLOCK_ROWS);
@@ -212,11 +211,19 @@ impl Schedule<'_> {
                 is_awaited: true,
             });
         }
+        names(self.streams.weights.iter().map(|(from_ddr, _)| from_ddr))
     }
 
     /// Where a block's results go, all columns. Rows that are computed again go behind the results: two transfers under
     /// way must not write the same place.
-    fn results(&self, sequence: &Sequence<'_, '_>, token_block: u32, block: u32, number: u32) {
+    fn results(
+        &self,
+        sequence: &Sequence<'_, '_>,
+        token_block: u32,
+        block: u32,
+        number: u32,
+    ) -> Vec<String> {
+        let mut awaited = Vec::new();
         // A feature of a panel: 8 tokens in bfloat16.
         let feature_words = u64::from(PANEL * 2 / 4);
         let panel_words = u64::from(padded_outputs(self.shape)) * feature_words;
@@ -227,6 +234,7 @@ impl Schedule<'_> {
         let behind = self.design.first_spare_byte(self.array, self.shape) / 4;
         for column in 0..self.array.columns {
             let first_row = self.first_row(block, column);
+            let fifo = &self.streams.results[column as usize].1.name;
             let again = self.wanted_row(block, column) - first_row;
             let again = (again / u64::from(BLOCK_ROWS)).min(sixteens);
             let spare = u64::from(token_block * self.array.columns + column) * sixteens;
@@ -244,20 +252,25 @@ impl Schedule<'_> {
                     [sixteen_words, panel_words],
                 ),
             ];
-            let last = if again == sixteens { 0 } else { 1 };
             for (part, (count, offset_words, [step, panel])) in parts.into_iter().enumerate() {
                 if count == 0 {
                     continue;
                 }
                 sequence.start(&Transfer {
                     buffer: RESULTS,
-                    fifo: self.streams.results[column as usize].1.name.clone(),
+                    fifo: fifo.clone(),
                     descriptor: RESULT_DESCRIPTORS + 2 * number + part as u32,
                     offset_words,
                     walk: [(1, 0), (count, step), (panels, panel), (sixteen_words, 1)],
-                    is_awaited: part == last,
+                    is_awaited: true,
                 });
+                awaited.push(fifo.clone());
             }
         }
+        awaited
     }
+}
+
+fn names<'f>(fifos: impl Iterator<Item = &'f Fifo>) -> Vec<String> {
+    fifos.map(|fifo| fifo.name.clone()).collect()
 }

@@ -80,6 +80,15 @@ impl Streams {
                     .collect()
             })
             .collect();
+        // Results first: a memory tile's even channels share one half of its descriptors, the odd ones the other, and in
+        // this order they come out even.
+        for (column, (parts, joined)) in self.results.iter().enumerate() {
+            for (part, &core) in parts.iter().zip(&cores[column]) {
+                device.fifo(part, core, &[memories[column]]);
+            }
+            device.fifo(joined, memories[column], &[shims[column]]);
+            device.join(&parts.iter().collect::<Vec<_>>(), joined);
+        }
         for (row, (from_ddr, to_cores)) in self.activations.iter().enumerate() {
             let row_cores: Vec<_> = cores.iter().map(|column| column[row]).collect();
             device.fifo(from_ddr, shims[row], &[memories[row]]);
@@ -90,13 +99,6 @@ impl Streams {
             device.fifo(from_ddr, shims[column], &[memories[column]]);
             device.fifo(to_cores, memories[column], &cores[column]);
             device.forward(from_ddr, to_cores);
-        }
-        for (column, (parts, joined)) in self.results.iter().enumerate() {
-            for (part, &core) in parts.iter().zip(&cores[column]) {
-                device.fifo(part, core, &[memories[column]]);
-            }
-            device.fifo(joined, memories[column], &[shims[column]]);
-            device.join(&parts.iter().collect::<Vec<_>>(), joined);
         }
         for (column, column_cores) in cores.iter().enumerate() {
             for (row, &tile) in column_cores.iter().enumerate() {

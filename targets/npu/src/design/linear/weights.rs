@@ -212,8 +212,8 @@ impl Linear {
 
     /// Bytes of the table of scales of a shape: `[rows / 16][segments]` blocks of [`Self::scale_block_bytes`].
     ///
-    /// A block is 16 rows' scales, each 8 times as f32; with groups, then `[4][groups / 8][4 rows][8 groups]`
-    /// multipliers of one byte; then padding. Its words are in the order of [`gathered_word`].
+    /// A block is 16 rows' scales, each 8 times as f32; with groups, then `[16 / rows][groups / 8][rows][8 groups]`
+    /// multipliers of one byte, in rows of the matrix unit; then padding. Its words are in the order of [`gathered_word`].
     pub fn scale_table_bytes(&self, shape: Shape) -> u64 {
         u64::from(padded_outputs(shape) / BLOCK_ROWS)
             * u64::from(self.segments(shape.depth))

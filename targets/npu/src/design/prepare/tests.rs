@@ -120,6 +120,7 @@ fn linear(form: WeightForm, depth: u32) -> Linear {
             outputs: 32,
         },
         most_depth: 2048,
+        native_rows: 4,
     }
 }
 

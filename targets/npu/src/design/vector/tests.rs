@@ -6,7 +6,7 @@ use crate::cost::CoreTile;
 use crate::design::linear::weights::WeightForm;
 use crate::design::linear::{Linear, Shape};
 use crate::design::prepare::{Activations, Inputs};
-use crate::design::{gelu, prepare, rope, snapshots};
+use crate::design::{gelu, prepare, rope, snapshot};
 use crate::legality;
 use crate::module::Module;
 
@@ -71,6 +71,7 @@ impl Model {
                 outputs: 64,
             },
             most_depth: self.width,
+            native_rows: 4,
         };
         let layout = |depth| {
             let shape = Shape {
@@ -244,6 +245,6 @@ fn configurations_are_as_they_were() {
         let text = design
             .emit(array, DialectVersion::Subviews, name, &own)
             .unwrap();
-        snapshots::check(&format!("vector_{name}"), &text);
+        snapshot::assert_module(&format!("vector_{name}"), &text);
     }
 }
