@@ -72,6 +72,8 @@ impl Gelu {
         self.layout.is_written_by(design, array, self.width)
             && design.chunk.is_multiple_of(BLOCK_ROWS)
             && design.kept >= design.chunk
+            && u64::from(self.chunks(design, array) - self.kept(design, array))
+                <= MOST_REPETITIONS * QUEUE as u64
     }
 
     /// Bytes of its buffers.
@@ -107,17 +109,21 @@ impl Gelu {
                 }
                 for at in 0..panels {
                     let panel = at * array.columns + column;
-                    let mut inputs = self.walks(design, array, panel, 0..chunks);
-                    if kept < chunks {
-                        inputs.extend(self.walks(design, array, panel, kept..chunks));
-                    }
-                    let inputs: Vec<Round> = inputs
+                    let inputs = self.walks(design, array, panel, 0..chunks);
+                    let mut inputs: Vec<Round> = inputs
                         .chunks(QUEUE)
                         .map(|walks| Round {
                             inputs: walks.to_vec(),
                             outputs: Vec::new(),
                         })
                         .collect();
+                    if kept < chunks {
+                        // What comes again is taken only as activations go.
+                        inputs.push(Round {
+                            inputs: self.walks(design, array, panel, kept..chunks),
+                            outputs: Vec::new(),
+                        });
+                    }
                     let outputs = self.layout.walks(design, array, ACTIVATIONS, panel);
                     rounds.extend(Round::with_outputs(inputs, outputs));
                 }

@@ -1,8 +1,8 @@
 //! What lies between the product of queries, keys and values and attention: norms of heads, rotation, and the layouts that
 //! attention and the caches want.
 //!
-//! Heads of queries and keys are normed (where they have norms) and rotated in the pairs `(i, i + d/2)`; values go as they
-//! are.
+//! Heads of queries and keys are normed (where they have norms) and rotated in the pairs `(i, i + d/2)`, queries multiplied by
+//! a factor; values go as they are.
 //!
 //! | buffer | layout |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | values | `[KV heads][positions/8][d][8]` bfloat16, from the first token's position on |
 //!
 //! The first token's position is a multiple of 8, and the buffers of keys and values begin there: the same sequence serves
-//! every position. Panels come in rounds of as many as a column has cores, one a core; a last round that is not full is
+//! every position. They may be parts of one cache, in which each head's values lie behind its keys. Panels come in rounds of as many as a column has cores, one a core; a last round that is not full is
 //! done whole, so the product's results, the queries and the caches have room for whole rounds ([`Rope::panels`]), and what
 //! lies behind the last token is numbers of no meaning. Tokens of a dispatch do not reach over the end of a ring.
 
@@ -25,7 +25,7 @@ pub(in crate::design) mod tests;
 use super::linear::PANEL;
 use super::prepare::MOST_REPETITIONS;
 use super::vector::schedule::{Round, Walk};
-use super::vector::{PanelCosts, Prediction, Vector};
+use super::vector::{PanelCosts, Prediction, QUEUE, Vector};
 use crate::array::Array;
 
 pub(crate) use program::ROWS_AT;
@@ -41,8 +41,10 @@ pub struct Rope {
     pub kv_heads: u32,
     /// Features of a head.
     pub head: u32,
-    /// Positions from one head of a cache to the next.
+    /// Positions from one head of a cache to the next: twice its capacity where a head's values lie behind its keys.
     pub positions: u32,
+    /// What queries are multiplied by.
+    pub query_factor: f32,
     /// Added to mean squares.
     pub eps: f32,
     /// Whether queries are normed.
@@ -90,8 +92,6 @@ impl Rope {
             && self.head.is_multiple_of(design.chunk)
             && self.head.is_multiple_of(16)
             && u64::from(self.kv_heads) <= MOST_REPETITIONS
-            && u64::from(self.positions) * self.position_words()
-                <= u64::from(array.shim.max_stride_words)
             && self.panels(array) * PANEL <= self.positions
     }
 
@@ -160,7 +160,7 @@ impl Rope {
                         outputs: Vec::new(),
                     });
                 }
-                rounds.extend((0..count).map(|at| {
+                rounds.extend((0..count).flat_map(|at| {
                     let panel = (at * array.columns + column) * array.core_rows;
                     self.round(design, array, u64::from(panel))
                 }));
@@ -170,7 +170,7 @@ impl Rope {
     }
 
     /// A panel for each core of a column.
-    fn round(&self, design: &Vector, array: &Array, panel: u64) -> Round {
+    fn round(&self, design: &Vector, array: &Array, panel: u64) -> Vec<Round> {
         let cores = u64::from(array.core_rows);
         // Pieces of some panels' equal parts, in turn.
         let turns = |buffer, offset_words, words: u64, panel_words: u64, part_bytes: u32| {
@@ -189,45 +189,71 @@ impl Rope {
         let head_words = self.angle_words() / 2;
         let qkv_words = u64::from(self.heads()) * head_words;
         let query_words = u64::from(self.query_heads) * head_words;
-        let heads = |buffer| Walk {
-            walk: {
-                let mut walk = turns(buffer, 0, head_words, head_words, design.out_bytes()).walk;
-                let head = u64::from(self.positions) * self.position_words();
-                walk[0] = (u64::from(self.kv_heads), head);
-                walk
-            },
-            buffer,
-            offset_words: panel * head_words,
+        // A stride of a large cache is too long for a descriptor: then each head has its own.
+        let stride = u64::from(self.positions) * self.position_words();
+        let together = match stride <= u64::from(array.shim.max_stride_words) {
+            true => self.kv_heads,
+            false => 1,
         };
-        Round {
-            inputs: vec![
-                turns(
-                    TABLE,
-                    self.angles_at_words(design, array) + panel * self.angle_words(),
-                    self.angle_words(),
-                    self.angle_words(),
-                    design.in_bytes(),
-                ),
-                turns(
-                    QKV,
-                    panel * qkv_words,
-                    qkv_words,
-                    qkv_words,
-                    design.in_bytes(),
-                ),
-            ],
-            outputs: vec![
-                turns(
-                    QUERIES,
-                    panel * query_words,
-                    query_words,
-                    query_words,
+        let heads = |buffer: usize| {
+            (0..self.kv_heads / together).map(move |head| {
+                let mut walk = turns(
+                    buffer,
+                    panel * head_words + u64::from(head) * stride,
+                    head_words,
+                    head_words,
                     design.out_bytes(),
-                ),
-                heads(KEYS),
-                heads(VALUES),
-            ],
-        }
+                );
+                if together > 1 {
+                    walk.walk[0] = (u64::from(together), stride);
+                }
+                walk
+            })
+        };
+        let queries = turns(
+            QUERIES,
+            panel * query_words,
+            query_words,
+            query_words,
+            design.out_bytes(),
+        );
+        // With how many heads each is done.
+        let outputs: Vec<(Walk, u32)> = std::iter::once((queries, self.query_heads))
+            .chain(heads(KEYS).map(|walk| (walk, together)))
+            .chain(heads(VALUES).map(|walk| (walk, together)))
+            .collect();
+        let angles = turns(
+            TABLE,
+            self.angles_at_words(design, array) + panel * self.angle_words(),
+            self.angle_words(),
+            self.angle_words(),
+            design.in_bytes(),
+        );
+        let mut first_head = 0;
+        outputs
+            .chunks(QUEUE)
+            .map(|outputs| {
+                // What comes in is waited for: no more than these outputs take.
+                let heads: u32 = outputs.iter().map(|(_, heads)| heads).sum();
+                let own = turns(
+                    QKV,
+                    panel * qkv_words + u64::from(first_head) * head_words,
+                    u64::from(heads) * head_words,
+                    qkv_words,
+                    design.in_bytes(),
+                );
+                let is_first = first_head == 0;
+                first_head += heads;
+                Round {
+                    inputs: is_first
+                        .then_some(angles)
+                        .into_iter()
+                        .chain([own])
+                        .collect(),
+                    outputs: outputs.iter().map(|(walk, _)| *walk).collect(),
+                }
+            })
+            .collect()
     }
 
     /// What it costs.

@@ -34,6 +34,8 @@ fn gates_are_right_on_the_simulated_array() {
         (WeightForm::Rows8, 128, 330, 40),
         (WeightForm::Groups8, 64, 40, 1),
         (WeightForm::Groups4, 160, 448, 9),
+        // More transfers than a queue holds, of which most come again.
+        (WeightForm::Groups8, 64, 16448, 1),
     ]
     .map(|(form, depth, width, tokens)| {
         let linear = Linear {

@@ -9,7 +9,7 @@ use crate::design::vector::header::{Header, KindWord, Word};
 /// The table:
 ///
 /// 1. for each column an element with its header for each core;
-/// 2. the norms' weights, f32, the queries' and then the keys' (1 where there is no norm), `2 * chunk` to an element's part,
+/// 2. the norms' weights, f32, the queries' times their factor and then the keys' (1 where there is no norm), `2 * chunk` to an element's part,
 ///    of which they are the first half; every core has the same;
 /// 3. `[panels][2][head / 2][8]` f32: each token's cosines, then its sines. `angles` gives both for a token and a pair of
 ///    features.
@@ -28,11 +28,12 @@ pub fn table(
             table.extend_from_slice(&header);
         }
     }
-    let weights: Vec<u8> = [query_norm, key_norm]
+    let weights: Vec<u8> = [(query_norm, work.query_factor), (key_norm, 1.0)]
         .into_iter()
-        .flat_map(|norm| {
-            (0..work.head as usize)
-                .map(move |at| norm.map_or(1.0, |norm| norm.get(at).copied().unwrap_or(0.0)))
+        .flat_map(|(norm, factor)| {
+            (0..work.head as usize).map(move |at| {
+                factor * norm.map_or(1.0, |norm| norm.get(at).copied().unwrap_or(0.0))
+            })
         })
         .flat_map(f32::to_le_bytes)
         .collect();

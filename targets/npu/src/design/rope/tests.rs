@@ -38,21 +38,24 @@ fn rotations_are_right_on_the_simulated_array() {
         most_head: 256,
         programs: Programs::All,
     };
-    let case = |tokens, query_heads, kv_heads, head, norms: [bool; 2]| Rope {
+    let case = |tokens, query_heads, kv_heads, head, norms: [bool; 2], positions| Rope {
         tokens,
         query_heads,
         kv_heads,
         head,
-        positions: 96,
+        positions,
+        query_factor: 0.0625,
         eps: EPS,
         query_norm: norms[0],
         key_norm: norms[1],
     };
     let cases = [
-        case(70, 4, 1, 64, [true, true]),
-        case(1, 8, 4, 256, [false, false]),
-        case(33, 4, 2, 128, [false, true]),
-        case(40, 3, 1, 32, [true, false]),
+        case(70, 4, 1, 64, [true, true], 96),
+        case(1, 8, 4, 256, [false, false], 96),
+        case(33, 4, 2, 128, [false, true], 96),
+        case(40, 3, 1, 32, [true, false], 96),
+        // Heads too far apart for a stride.
+        case(9, 2, 3, 256, [true, true], 8200),
     ];
     for case in &cases {
         assert!(case.is_done_by(&design, array), "{}", case.name());
@@ -116,7 +119,10 @@ pub(in crate::design) fn check(
             let of_kind = (at - if is_query { 0 } else { query_heads }) % kv_heads.max(1);
             let is_key = !is_query && at < query_heads + kv_heads;
             expected.push(match (is_query, is_key) {
-                (true, _) => rotated(values, norms[0], angles),
+                (true, _) => rotated(values, norms[0], angles)
+                    .iter()
+                    .map(|x| x * work.query_factor)
+                    .collect(),
                 (_, true) => rotated(values, norms[1], angles),
                 _ => values.to_vec(),
             });
