@@ -7,6 +7,10 @@
 //! of 8 tokens.
 
 pub mod attention;
+pub mod gelu;
 pub mod linear;
+pub mod prepare;
+pub mod rope;
 #[cfg(test)]
 mod snapshot;
+pub mod vector;

@@ -30,6 +30,11 @@ impl<'c, 'b> Body<'c, 'b> {
         self.binary("arith.addf", a, b)
     }
 
+    /// The greater of two indices.
+    pub fn most<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
+        self.binary("arith.maxui", a, b)
+    }
+
     /// The greater of two floats.
     pub fn most_float<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
         self.binary("arith.maximumf", a, b)
