@@ -14,3 +14,6 @@ pub mod rope;
 #[cfg(test)]
 mod snapshot;
 pub mod vector;
+
+#[cfg(test)]
+mod layer_tests;

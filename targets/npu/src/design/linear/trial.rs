@@ -71,12 +71,57 @@ impl Trial {
         }
     }
 
-    fn scale(&self, row: u32, group: u32) -> f32 {
+    /// A matrix of these floats, `[outputs][depth]`, rounded in groups, and no tokens.
+    #[cfg(test)]
+    pub(in crate::design) fn rounded(form: WeightForm, shape: Shape, floats: &[f32]) -> Self {
+        let most = if form.bits() == 8 { 127.0 } else { 7.0 };
+        let (mut weights, mut scales) = (Vec::new(), Vec::new());
+        for row in floats.chunks(shape.depth as usize) {
+            for group in row.chunks(GROUP as usize) {
+                let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                let scale = largest / most;
+                scales.push(scale);
+                weights.extend(group.iter().map(|x| (x / scale).round() as i32));
+            }
+        }
+        Self {
+            shape,
+            form,
+            weights,
+            scales,
+            tokens: Vec::new(),
+        }
+    }
+
+    /// A row of the matrix: as stored, or as the cores bring it to one scale.
+    #[cfg(test)]
+    pub(in crate::design) fn row(&self, row: u32, unpacked: bool) -> Vec<f32> {
+        let depth = self.shape.depth;
+        let groups = depth.div_ceil(GROUP);
+        let largest = (0..groups)
+            .map(|group| self.scale(row, group))
+            .fold(0.0, f32::max);
+        (0..depth)
+            .map(|column| {
+                let weight = self.weights[(row * depth + column) as usize];
+                let scale = self.scale(row, column / GROUP);
+                if !unpacked {
+                    return weight as f32 * scale;
+                }
+                let multiplier = i32::from(pack::multiplier(scale, largest));
+                self.form.unpacked(weight, multiplier) as f32
+                    * (f64::from(largest) * self.form.unit()) as f32
+            })
+            .collect()
+    }
+
+    /// The scale of a row's group.
+    pub fn scale(&self, row: u32, group: u32) -> f32 {
         self.scales[(row * self.shape.depth.div_ceil(GROUP) + group) as usize]
     }
 
     /// The data plane of the bundle, and beyond it what happens to follow.
-    fn plane(&self, bytes: u64) -> Vec<u8> {
+    pub fn plane(&self, bytes: u64) -> Vec<u8> {
         let format = match self.form {
             WeightForm::Rows8 | WeightForm::Groups8 => Format::Q8,
             WeightForm::Groups4 => Format::Q4,
@@ -116,11 +161,7 @@ impl Trial {
                     let weight = self.weights[(row * depth + column) as usize];
                     let scale = self.scale(row, column / GROUP);
                     let multiplier = i32::from(pack::multiplier(scale, largest));
-                    match self.form {
-                        WeightForm::Rows8 => weight,
-                        WeightForm::Groups8 => (weight * multiplier + 64) >> 7,
-                        WeightForm::Groups4 => (weight * multiplier + 4) >> 3,
-                    }
+                    self.form.unpacked(weight, multiplier)
                 })
                 .collect();
             for (index, token) in self.tokens.iter().enumerate() {

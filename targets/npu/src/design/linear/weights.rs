@@ -70,6 +70,16 @@ impl WeightForm {
         }
     }
 
+    /// A weight on its row's scale, as the cores make it: `(weight * multiplier + half) >> shift`.
+    pub fn unpacked(self, weight: i32, multiplier: i32) -> i32 {
+        match self {
+            WeightForm::Rows8 => weight,
+            WeightForm::Groups8 | WeightForm::Groups4 => {
+                (weight * multiplier + (1 << (self.shift() - 1))) >> self.shift()
+            }
+        }
+    }
+
     /// What a row's weights are multiples of, once unpacked, for a largest scale of 1.
     pub fn unit(self) -> f64 {
         match self {
