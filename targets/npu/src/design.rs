@@ -10,6 +10,7 @@ pub mod attention;
 pub mod gelu;
 pub mod linear;
 pub mod prepare;
+mod random;
 pub mod rope;
 #[cfg(test)]
 mod snapshot;

@@ -2,6 +2,7 @@
 //! unit on bfloat16.
 
 use super::body::{Body, Element};
+use super::lanes::Compare;
 use melior::ir::attribute::IntegerAttribute;
 use melior::ir::block::BlockLike;
 use melior::ir::{Block, Region, RegionLike, Type, Value, ValueLike};
@@ -51,13 +52,7 @@ impl<'c, 'b> Body<'c, 'b> {
 
     /// `a < b` of signed scalars.
     pub fn is_less<'v>(&self, a: Value<'c, 'v>, b: Value<'c, 'v>) -> Value<'c, 'b> {
-        self.value(
-            self.ops
-                .make("arith.cmpi")
-                .operands(&[a, b])
-                .result(self.ops.int(1))
-                .i64("predicate", 2),
-        )
+        self.compared(Compare::Less, a, b, self.ops.int(1))
     }
 
     /// `if condition { body() }`.

@@ -2,7 +2,6 @@
 //! vectors, and the transposition of small tiles.
 
 use super::body::{Body, Element};
-use melior::ir::attribute::IntegerAttribute;
 use melior::ir::{Type, Value, ValueLike};
 
 /// What of two integers is asked.
@@ -63,13 +62,24 @@ impl<'c, 'b> Body<'c, 'b> {
         b: Value<'c, 'v>,
         lanes: u64,
     ) -> Value<'c, 'b> {
-        let predicate = IntegerAttribute::new(self.ops.int(64), compare.predicate());
+        let truths = Type::vector(&[lanes], self.ops.int(1));
+        self.compared(compare, a, b, truths)
+    }
+
+    /// A comparison of scalars or of vectors, whose truths are of this type.
+    pub(super) fn compared<'v>(
+        &self,
+        compare: Compare,
+        a: Value<'c, 'v>,
+        b: Value<'c, 'v>,
+        truths: Type<'c>,
+    ) -> Value<'c, 'b> {
         self.value(
             self.ops
                 .make("arith.cmpi")
                 .operands(&[a, b])
-                .result(Type::vector(&[lanes], self.ops.int(1)))
-                .with("predicate", predicate),
+                .result(truths)
+                .i64("predicate", compare.predicate()),
         )
     }
 

@@ -1,29 +1,17 @@
 //! Attention on the simulated array against plain arithmetic; search and prediction.
 
 use super::*;
+use crate::design::random::Random;
 use crate::legality;
 use crate::module::Module;
 use crate::simulator::{HostBuffer, Report, Simulator};
 use half::bf16;
 
-/// A repeatable stream of numbers (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    /// Even over -1 to 1.
-    fn signed(&mut self) -> f32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40;
-        bits as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn many(&mut self, count: usize, size: f32) -> Vec<f32> {
-        (0..count)
-            .map(|_| bf16::from_f32(self.signed() * size).to_f32())
-            .collect()
-    }
+/// Numbers as bfloat16 has them.
+fn many(random: &mut Random, count: usize, size: f32) -> Vec<f32> {
+    (0..count)
+        .map(|_| bf16::from_f32(random.signed() * size).to_f32())
+        .collect()
 }
 
 /// A random call.
@@ -54,8 +42,8 @@ impl Case {
             queries: (0..shape.tokens as usize * heads)
                 .map(|_| random.signed() * size)
                 .collect(),
-            keys: random.many(cache, 1.7),
-            values: random.many(cache, 1.0),
+            keys: many(&mut random, cache, 1.7),
+            values: many(&mut random, cache, 1.0),
         }
     }
 

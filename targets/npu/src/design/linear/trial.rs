@@ -5,25 +5,10 @@ use super::pack::{self, Token};
 use super::weights::{GROUP, WeightForm};
 use super::{Linear, Shape, sequence_name};
 use crate::array::Array;
+use crate::design::random::Random;
 use crate::simulator::{HostBuffer, Report, SimulationError, Simulator};
 use gembin_bundle::layout::{self, Format};
 use half::bf16;
-
-/// A repeatable stream of numbers (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % limit
-    }
-
-    fn signed(&mut self, most: i32) -> i32 {
-        self.below(2 * most as u64 + 1) as i32 - most
-    }
-}
 
 /// A random product.
 pub struct Trial {
@@ -43,7 +28,7 @@ impl Trial {
         let most = if form.bits() == 8 { 127 } else { 7 };
         let groups = shape.depth.div_ceil(GROUP);
         let weights = (0..shape.outputs * shape.depth)
-            .map(|_| random.signed(most))
+            .map(|_| random.integer(most))
             .collect();
         let scales = (0..shape.outputs)
             .flat_map(|_| {
@@ -58,7 +43,9 @@ impl Trial {
             .collect();
         let tokens = (0..shape.tokens)
             .map(|_| Token {
-                integers: (0..shape.depth).map(|_| random.signed(127) as i8).collect(),
+                integers: (0..shape.depth)
+                    .map(|_| random.integer(127) as i8)
+                    .collect(),
                 scale: 0.01 + random.below(1000) as f32 * 1e-4,
             })
             .collect();

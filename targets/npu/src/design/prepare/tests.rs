@@ -5,28 +5,13 @@ use crate::aie::DialectVersion;
 use crate::cost::CoreTile;
 use crate::design::linear::pack::{Token, quantize};
 use crate::design::linear::weights::WeightForm;
+use crate::design::random::Random;
 use crate::design::vector::{Programs, Work};
 use crate::legality;
 use crate::module::Module;
 use crate::simulator::{HostBuffer, Report, Simulator};
 
 const EPS: f32 = 1e-6;
-
-pub(in crate::design) struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Of a normal distribution, about.
-    pub fn normal(&mut self) -> f32 {
-        ((0..12).map(|_| self.next()).sum::<f64>() - 6.0) as f32
-    }
-}
 
 /// Norm of the difference over norm.
 pub(in crate::design) fn distance(values: &[Vec<f32>], expected: &[Vec<f32>]) -> f64 {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::design::prepare::pack::{narrow_bytes, panels};
-use crate::design::prepare::tests::{Random, configured, distance};
+use crate::design::prepare::tests::{configured, distance};
+use crate::design::random::Random;
 use crate::design::vector::{Programs, Work};
 use crate::simulator::{HostBuffer, Report, Simulator};
 use half::bf16;
